@@ -1,0 +1,1 @@
+"""What Hydra needs to know of this project. Hydra accepts plugins from this namespace only."""

@@ -1,0 +1,67 @@
+"""Whatever goes wrong is said in one line on stderr; the traceback is for those who set HYDRA_FULL_ERROR=1."""
+
+import difflib
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from hydra.errors import MissingConfigException
+from omegaconf.errors import OmegaConfBaseException
+
+
+@contextmanager
+def one_line() -> Iterator[None]:
+    """Turn exceptions into a line and exit status 1 (128 + signal when interrupted)."""
+    full = os.environ.get("HYDRA_FULL_ERROR")
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would otherwise print in many lines
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+    except Exception as error:
+        if full:
+            raise
+        print(f"error: {explain(error)}", file=sys.stderr)
+        sys.exit(1)
+    finally:
+        os.environ.pop("HYDRA_FULL_ERROR")
+        if full is not None:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def explain(error: BaseException) -> str:
+    """Return what is wrong and what to do, in one line."""
+    from pruning.errors import UserError
+
+    chain = [error]
+    while cause := (chain[-1].__cause__ or chain[-1].__context__):
+        chain.append(cause)
+    for link in chain:
+        if isinstance(link, UserError):
+            return str(link)
+        if isinstance(link, MissingConfigException) and link.options:
+            group, _, wanted = str(link.missing_cfg_file).rpartition("/")
+            options = [o for o in link.options if o != "default"]
+            return f"{group}={wanted}: there is no such option; {group} must be one of {', '.join(options)}" + guess(
+                wanted, options
+            )
+    if isinstance(chain[-1], OmegaConfBaseException) and chain[-1].full_key:
+        return unknown_key(chain[-1])
+    text = " ".join(str(error).split())
+    known = type(error).__module__.startswith(("hydra", "omegaconf"))
+    return text if known else f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
+
+
+def unknown_key(error: OmegaConfBaseException) -> str:
+    parent = error.parent_node
+    keys = [str(key) for key in parent] if isinstance(parent, dict) or hasattr(parent, "keys") else []
+    if not keys or str(error.key) in keys:
+        return " ".join(str(error).split())
+    return f"{error.full_key}: there is no such key; allowed are {', '.join(keys)}" + guess(str(error.key), keys)
+
+
+def guess(wanted: str, options: list[str]) -> str:
+    close = difflib.get_close_matches(wanted, options, n=1)
+    return f"; did you mean {close[0]}?" if close else ""

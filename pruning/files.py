@@ -1,0 +1,41 @@
+"""Files that are whole or not there: write aside, fsync, rename."""
+
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from pruning.errors import UserError
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write `content` to `path` so that no crash leaves a part of it; UserError when the disk refuses."""
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        with aside.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        raise cannot_write(path, error) from None
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
+
+
+def read_json(path: Path) -> Any:
+    """Return the content of `path`, or None if there is no such file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"cannot write {path}: {error.strerror or error}; free some space or choose another place with env.runs=DIR"
+    )

@@ -1,0 +1,87 @@
+"""The terminal: a progress bar a step, or plain lines where there is no terminal."""
+
+import sys
+import time
+from typing import Any
+
+
+class Reporter:
+    """Plain lines, one an epoch."""
+
+    def note(self, text: str) -> None:
+        print(text, flush=True)
+
+    def begin(self, name: str, images: int, done: int) -> None:
+        """A step of `images` image passes starts, `done` of them in an earlier attempt."""
+        self.note(f"{name}: " + ("starts" if not done else f"continues at {done / max(images, 1):.0%}"))
+
+    def batch(self, images: int) -> None:
+        """One more batch of `images` was given to the device."""
+
+    def row(self, metrics: dict[str, Any], epochs: int) -> None:
+        self.note(
+            f"  epoch {metrics['epoch']}/{epochs}  {figures(metrics)}  {metrics['images_per_second']:.0f} images/s"
+        )
+
+    def work(self, label: str, done: int, total: int) -> None:
+        """`done` of `total` parts of a long preparation are finished; said every tenth."""
+        if done == total or done * 10 // total > (done - 1) * 10 // total:
+            self.note(f"  {label}: {done}/{total}")
+
+    def end(self) -> None:
+        """The step is over, one way or another."""
+
+
+class Bars(Reporter):
+    """Live bars: epochs, images/s, loss, accuracy, time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console()
+        columns = ("{task.description}", BarColumn(24), "{task.percentage:>3.0f}%", "{task.fields[text]}")
+        self.bars = Progress(
+            *(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(), console=self.console
+        )
+        self.task: Any = None
+        self.text, self.since, self.images = "", 0.0, 0
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def begin(self, name: str, images: int, done: int) -> None:
+        self.bars.start()
+        self.task = self.bars.add_task(name, total=images or None, completed=done, text="")
+        self.text, self.since, self.images = "", time.monotonic(), 0
+
+    def batch(self, images: int) -> None:
+        self.images += images
+        rate = self.images / max(time.monotonic() - self.since, 1e-9)
+        self.bars.update(self.task, advance=images, text=f"{rate:.0f} images/s {self.text}")
+
+    def row(self, metrics: dict[str, Any], epochs: int) -> None:
+        self.text = f"epoch {metrics['epoch']}/{epochs} {figures(metrics)}"
+        self.bars.update(self.task, text=f"{metrics['images_per_second']:.0f} images/s {self.text}")
+
+    def work(self, label: str, done: int, total: int) -> None:
+        if self.task is None:
+            self.begin(label, total, 0)
+        self.bars.update(self.task, description=label, completed=done, total=total)
+        if done >= total:
+            self.end()
+
+    def end(self) -> None:
+        if self.task is not None:
+            self.bars.stop()
+            self.bars.remove_task(self.task)
+            self.task = None
+
+
+def figures(metrics: dict[str, Any]) -> str:
+    return f"loss {metrics['train_loss']:.3f} train {metrics['train_top1']:.2f} % test {metrics['test_top1']:.2f} %"
+
+
+def reporter() -> Reporter:
+    """Return bars on a terminal, lines elsewhere."""
+    return Bars() if sys.stdout.isatty() else Reporter()
