@@ -1,7 +1,7 @@
 """Compose the config, plan the steps that the wanted result needs, make those that are missing, show the table.
 
-    python main.py stage=finetune dataset=cifar10 arch=vgg16 prune.percent=0.8
-    python main.py -m prune.percent=0.3,0.5,0.8 seed=0,1,2
+python main.py stage=finetune dataset=cifar10 arch=vgg16 prune.percent=0.8
+python main.py -m prune.percent=0.3,0.5,0.8 seed=0,1,2
 """
 
 from typing import Any, cast

@@ -10,6 +10,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors.torch
@@ -74,7 +75,7 @@ def load_original(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint
     Its zeros in convolution weights become the mask (there the zeros *are* the mask); other entries are ignored.
     `about` says what such a file does not: architecture, classes, normalisation.
     """
-    scalar = [np._core.multiarray.scalar, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
+    scalar: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
     try:
         with torch.serialization.safe_globals(scalar):  # best_acc is often a numpy number
             content = torch.load(path, map_location="cpu", weights_only=True)

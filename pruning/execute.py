@@ -118,6 +118,7 @@ def figures(step: Step, checkpoint: Checkpoint, context: Context, env: Env, jour
     model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     measured = measure(model, context.data, step.precision)
     parent, rows = find(env.runs, step.parent), journal.run.rows()
+    before: dict[str, float] | None
     if step.stage == "prune":
         before = {name: value for name, value in measured.items() if name.startswith("test_")}
     else:  # handed down the chain from the last pruning

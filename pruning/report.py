@@ -13,7 +13,7 @@ COLUMNS = ("step", "sparsity", "top-1 pruned", "top-1", "parameters left", "mult
 
 def table(results: Iterable[dict[str, Any]], places: dict[str, str]) -> list[tuple[str, ...]]:
     """Return a row of COLUMNS for each result; `places` maps the id of a run to where it lies."""
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for r in results:
         before = f"{r['before']['test_top1']:.2f}" if r["before"] else ""
         rows.append(

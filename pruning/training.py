@@ -5,6 +5,7 @@ the hardware has it; pruned weights are zeroed after every optimizer step; insid
 the device.
 """
 
+import math
 import time
 from typing import Any
 
@@ -74,79 +75,100 @@ def fit(
     The weights that `mask` prunes are exactly zero after every step. Ends with Interrupted, state saved, when the
     journal says so; with UserError when the loss is no longer finite.
     """
-    device = data.train.images.device
-    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    optimizer, enforce = optimizer_of(recipe, model), masks.enforcer(mask, model)
-    enforce()
-    steps = steps_per_epoch(len(data.train), recipe.batch_size)
-    state = journal.state() or {"epoch": 0, "batch": 0, "seconds": 0.0}
-    sums = torch.zeros(2, dtype=torch.float64, device=device)  # loss, right answers
-    if "model" in state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        sums.copy_(state["sums"])
+    fitting = Fitting(model, mask, data, recipe, seed, precision, journal)
+    while fitting.epoch < recipe.epochs:
+        fitting.run_epoch()
 
-    def save(epoch: int, batch: int) -> None:
-        now = {"epoch": epoch, "batch": batch, "seconds": spent + time.monotonic() - began, "sums": sums.cpu()}
-        journal.save(now | {"model": model.state_dict(), "optimizer": optimizer.state_dict()})
 
-    for epoch in range(state["epoch"], recipe.epochs):
-        began, spent = time.monotonic(), state["seconds"]
-        first, state = state["batch"], {"batch": 0, "seconds": 0.0}
-        model.train()
-        batches = train_batches(data, batch_size=recipe.batch_size, seed=seed, epoch=epoch, first=first)
-        for batch, (images, labels) in enumerate(batches, start=first):
-            rate = rate_at(recipe, (epoch * steps + batch) / (recipe.epochs * steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            sums += learn(model, images, labels, recipe.label_smoothing, precision, optimizer)
-            enforce()
-            journal.batch(len(labels))
-            if journal.stopping() and batch + 1 < steps:
-                save(epoch, batch + 1)
-                raise Interrupted
-        masks.check(mask, dict(model.named_parameters()))
-        loss, right = (sums / len(data.train)).tolist()
-        if not torch.isfinite(sums[0]):
-            raise UserError(
-                f"the loss is {loss} after epoch {epoch + 1}: the training diverged; lower {recipe.NODE}.lr"
-            )
-        row = {"epoch": epoch + 1, "lr": rate, "train_loss": loss, "train_top1": 100 * right}
-        seconds = spent + time.monotonic() - began
-        row |= {"images_per_second": len(data.train) / seconds, "seconds": seconds}
-        journal.row(row | measure(model, data, precision))
-        sums.zero_()
-        spent, began = 0.0, time.monotonic()
-        save(epoch + 1, 0)
-        if journal.stopping():
+class Fitting:
+    """The state of one `fit`: all that changes from step to step, and nothing else has to be saved to continue."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: masks.Mask,
+        data: Data,
+        recipe: TrainRecipe,
+        seed: int,
+        precision: str,
+        journal: Journal,
+    ) -> None:
+        device = data.train.images.device
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mask, self.data, self.recipe = mask, data, recipe
+        self.seed, self.precision, self.journal = seed, precision, journal
+        self.optimizer = optimizer_of(recipe, model)
+        self.enforce = masks.enforcer(mask, model)
+        self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
+        self.epoch, self.batch = 0, 0  # the next step to make
+        self.seconds = 0.0  # spent on this epoch so far
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch: losses, right answers
+        self.enforce()
+        if state := journal.state():
+            self.restore(state)
+
+    def restore(self, state: State) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sums.copy_(state["sums"])
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+
+    def save(self) -> None:
+        place = {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
+        self.journal.save(place | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+
+    def run_epoch(self) -> None:
+        """Make the steps that are left of this epoch, check and report it, save."""
+        self.model.train()
+        began, earlier = time.monotonic(), self.seconds
+        batches = train_batches(
+            self.data, batch_size=self.recipe.batch_size, seed=self.seed, epoch=self.epoch, first=self.batch
+        )
+        for images, labels in batches:
+            self.step(images, labels)
+            self.batch += 1
+            if self.journal.stopping():
+                break
+        losses, right = self.sums.tolist()  # the only time that the host waits for the device
+        self.seconds = earlier + time.monotonic() - began
+        masks.check(self.mask, dict(self.model.named_parameters()))
+        if not math.isfinite(losses):
+            where = f"epoch {self.epoch + 1}"
+            raise UserError(f"the loss is {losses} in {where}: the training diverged; lower {self.recipe.NODE}.lr")
+        if self.batch == self.steps:
+            self.report(losses / len(self.data.train), 100 * right / len(self.data.train))
+            self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+            self.sums.zero_()
+        self.save()
+        if self.journal.stopping():
             raise Interrupted
 
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Make one optimizer step; pruned weights are zero after it."""
+        rate = self.rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(images.device, self.precision):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimizer.step()
+        self.enforce()
+        right = (logits.detach().argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
+        self.journal.batch(len(labels))
 
-def rate_at(recipe: TrainRecipe, progress: float) -> float:
-    return learning_rate(
-        progress,
-        recipe.lr,
-        schedule=recipe.schedule,
-        warmup=recipe.warmup,
-        start=recipe.start,
-        end=recipe.end,
-        milestones=recipe.milestones,
-        decay=recipe.decay,
-    )
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        progress = (self.epoch * self.steps + self.batch) / (self.recipe.epochs * self.steps)
+        shape = ("schedule", "warmup", "start", "end", "milestones", "decay")
+        return learning_rate(progress, self.recipe.lr, **{name: getattr(self.recipe, name) for name in shape})
 
-
-def learn(
-    model: nn.Module, images: Tensor, labels: Tensor, smoothing: float, precision: str, optimizer: torch.optim.Optimizer
-) -> Tensor:
-    """Make one optimizer step; return (sum of losses, right answers) of the batch as a tensor on the device."""
-    with autocast(images.device, precision):
-        logits = model(images)
-        loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    right = (logits.detach().argmax(1) == labels).sum()
-    return torch.stack([loss.detach().double() * len(labels), right.double()])
+    def report(self, train_loss: float, train_top1: float) -> None:
+        row = {"epoch": self.epoch + 1, "lr": self.rate(), "train_loss": train_loss, "train_top1": train_top1}
+        row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}
+        self.journal.row(row | measure(self.model, self.data, self.precision))
 
 
 @torch.no_grad()

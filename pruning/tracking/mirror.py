@@ -68,7 +68,7 @@ class Wandb(Mirror):
             project=self.settings.get("project") or "pruning",
             entity=self.settings.get("entity"),
             tags=self.settings.get("tags"),
-            mode=self.mode,
+            mode=self.mode,  # type: ignore[arg-type]
             resume="allow",
             dir=self.home,
             settings=wandb.Settings(
