@@ -99,6 +99,15 @@ def held(folder: Path) -> dict[str, Any] | None:
         return None
 
 
+def abandoned(folder: Path) -> bool:
+    """Return whether the last holder of `folder` is gone and never said so."""
+    path = folder / f"claim-{newest(folder)}"
+    try:
+        return not json.loads(path.read_text()).get("released") and stale(path, time.time())
+    except FileNotFoundError:
+        return False
+
+
 def stale(path: Path, now: float) -> bool:
     """Return whether the holder is gone: it said so, its process is no more, or its heartbeat stopped."""
     try:

@@ -18,7 +18,7 @@ from pruning.files import write_json
 from pruning.journal import RunJournal, Stop
 from pruning.masks import sparsity
 from pruning.recipes import RECIPES
-from pruning.runs import Env, Run, Step, find
+from pruning.runs import Env, Run, Step
 from pruning.stages import STAGES, Context
 from pruning.training import Interrupted, measure
 
@@ -38,18 +38,26 @@ def make(step: Step, env: Env, reporter: tracking.Reporter, stop: Stop) -> Resul
 
     While another process makes it, wait for that. Raises Interrupted when `stop` was asked for, with the state saved.
     """
-    run, said = Run.of(step, env.runs), False
-    while (result := run.result()) is None:
-        if stop.signal:
-            raise Interrupted
-        if claim := claims.take(run.path):
-            attempt(step, run, claim, env, reporter, stop)
-            continue
+    said = False
+    while (result := make_unless_claimed(step, env, reporter, stop)) is None:
         if not said:
-            reporter.note(f"{step.name}: waiting, it is being made by {claims.describe(run.path)}")
+            reporter.note(f"{step.name}: waiting, it is made by {claims.describe(env.runs / step.name)}")
         said = True
         time.sleep(0.5)
     return result
+
+
+def make_unless_claimed(step: Step, env: Env, reporter: tracking.Reporter, stop: Stop) -> Result | None:
+    """As `make`, but return None at once while another process makes the step."""
+    run = Run.of(step, env.runs)
+    if (result := run.result()) is not None:
+        return result
+    if stop.signal:
+        raise Interrupted
+    if (claim := claims.take(run.path)) is None:
+        return None
+    attempt(step, run, claim, env, reporter, stop)
+    return run.result()
 
 
 def attempt(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: tracking.Reporter, stop: Stop) -> None:
@@ -63,15 +71,21 @@ def attempt(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: track
     except BaseException as error:
         try:
             if isinstance(error, Exception) and not isinstance(error, (Interrupted, claims.LostClaim)):
-                last = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
                 text = "".join(traceback.format_exception(error))
-                write_json(run.path / "failed.json", {"error": last, "traceback": text, "when": time.time()})
+                failure = {"error": last_line(error), "traceback": text, "when": time.time()}
+                write_json(run.path / "failed.json", failure)
             claim.release()
         except UserError:  # the disk refuses this too; the first error is the one to show
             pass
         raise
     finally:
         reporter.end()
+
+
+def last_line(error: Exception) -> str:
+    """Return what a traceback would end with, in one line; for a UserError its text."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
 
 
 def perform(step: Step, env: Env, journal: RunJournal) -> None:
@@ -105,9 +119,7 @@ def parent_of(step: Step, env: Env) -> Checkpoint | None:
     name, classes = step.arch["name"], step.aside["num_classes"]
     if file := step.aside.get("file"):
         return read(Path(file), archs.build(name, classes), Checkpoint({}, {}, name, classes, {}))
-    if not (parent := find(env.runs, step.parent)):
-        raise UserError(f"{step.name} starts from {step.parent}, which is not in {env.runs}; run the command again")
-    return load(parent.model)
+    return load(env.runs / step.aside["parent"] / "model.safetensors")
 
 
 def figures(step: Step, checkpoint: Checkpoint, context: Context, env: Env, journal: RunJournal) -> Result:
@@ -117,7 +129,7 @@ def figures(step: Step, checkpoint: Checkpoint, context: Context, env: Env, jour
     counted = cost(model, checkpoint.mask, (3, height, width))
     model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     measured = measure(model, context.data, step.precision)
-    parent, rows = find(env.runs, step.parent), journal.run.rows()
+    parent, rows = journal.run.parent(), journal.run.rows()
     before: dict[str, float] | None
     if step.stage == "prune":
         before = {name: value for name, value in measured.items() if name.startswith("test_")}

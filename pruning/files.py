@@ -1,5 +1,6 @@
 """Files that are whole or not there: write aside, fsync, rename."""
 
+import contextlib
 import json
 import os
 import uuid
@@ -19,7 +20,8 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         aside.replace(path)
     except OSError as error:
-        aside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the first error is the one to show
+            aside.unlink()
         raise cannot_write(path, error) from None
 
 

@@ -51,7 +51,7 @@ def chain(config: Mapping[str, Any], env: Env, precision: Callable[[str], str] |
         told = {k: v for k, v in recipe.told().items() if k != "precision"}
         steps.append(Step(stage, told, dataset, arch, seed, resolve(trained.precision), parent, aside))
         parent = steps[-1].id
-        aside = {k: v for k, v in aside.items() if k != "file"}
+        aside = {k: v for k, v in aside.items() if k != "file"} | {"parent": steps[-1].name}
     return steps
 
 

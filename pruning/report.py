@@ -1,6 +1,6 @@
 """Many runs as one table, one run as a picture; read from what lies on the disk."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def left(kept: int, of: int) -> str:
     return f"{kept:,} ({kept / of:.1%})"
 
 
-def text(rows: list[tuple[str, ...]], columns: tuple[str, ...] = COLUMNS) -> str:
+def text(rows: Sequence[tuple[str, ...]], columns: tuple[str, ...] = COLUMNS) -> str:
     """Return the table as aligned lines; numbers to the right."""
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     right = [all(row[i][:1] in "0123456789" for row in rows) for i in range(len(columns))]

@@ -46,7 +46,7 @@ class Step:
     seed: int
     precision: str
     parent: str | None  # the id of a step, or sha256:... of the checkpoint file that it starts from
-    aside: dict[str, Any] = field(default_factory=dict)  # num_classes, percent, root, file
+    aside: dict[str, Any] = field(default_factory=dict)  # num_classes, percent, root, file or parent's directory
 
     @cached_property
     def spec(self) -> dict[str, Any]:
@@ -123,8 +123,8 @@ class Run:
 
     def parent(self) -> "Run | None":
         """Return the run that this one started from; None for a root, or if it is not here."""
-        config = self.config()
-        return find(self.path.parent, config["spec"]["parent"]) if config else None
+        name = (self.config() or {"aside": {}})["aside"].get("parent")
+        return Run(self.path.parent / name) if name else None
 
 
 def find(runs: Path, name: str | None) -> Run | None:

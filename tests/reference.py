@@ -1,5 +1,8 @@
 """Obvious versions of what the library does fast: slow, short, and right."""
 
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
 import torch
 from torch import Tensor
 
@@ -27,3 +30,38 @@ def train_epoch(data: Data, *, seed: int, epoch: int) -> list[tuple[Tensor, Tens
             window = window.flip(2)
         result.append(((window / 255 - mean) / std, data.train.labels[index]))
     return result
+
+
+def keep_top(
+    scores: Mapping[str, Tensor], sparsity: float, scope: str = "global", within: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Sort the weights that are left by (score, position) and remove from the bad end, one at a time."""
+    mask = {name: (within or {}).get(name, torch.ones_like(score, dtype=torch.bool)) for name, score in scores.items()}
+    kept = {name: keep.flatten().tolist() for name, keep in mask.items()}
+    total = round(sparsity * sum(len(keep) for keep in kept.values()))
+    gone = [keep.count(False) for keep in kept.values()]
+    if scope == "global":
+        arenas, quotas = [list(kept)], [total]
+    else:
+        arenas, quotas = [[name] for name in kept], allocate(total, [len(keep) for keep in kept.values()], gone)
+    for names, quota in zip(arenas, quotas, strict=True):
+        places = [(name, i) for name in names for i in range(len(kept[name])) if kept[name][i]]
+        ranked = sorted((float(scores[name].flatten()[i]), -rank, name, i) for rank, (name, i) in enumerate(places))
+        for _, _, name, i in ranked[: quota - sum(kept[name].count(False) for name in names)]:
+            kept[name][i] = False
+    return {name: torch.tensor(keep).reshape(scores[name].shape) for name, keep in kept.items()}
+
+
+def allocate(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int]:
+    """Find the one rate at which parts of max(least, rate * size) add up to `total`; round by largest remainder."""
+    order = sorted(range(len(sizes)), key=lambda i: Fraction(least[i], sizes[i]))
+    for count in range(1, len(sizes) + 1):
+        first, others = order[:count], order[count:]
+        rate = Fraction(total - sum(least[i] for i in others), sum(sizes[i] for i in first))
+        if all(rate * sizes[i] >= least[i] for i in first) and all(rate * sizes[i] <= least[i] for i in others):
+            break
+    parts = [max(Fraction(low), rate * size) for size, low in zip(sizes, least, strict=True)]
+    goal = [int(part) for part in parts]
+    for i in sorted(range(len(parts)), key=lambda i: goal[i] - parts[i])[: total - sum(goal)]:
+        goal[i] += 1
+    return goal

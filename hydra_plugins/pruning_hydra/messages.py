@@ -21,6 +21,8 @@ def one_line() -> Iterator[None]:
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
     except Exception as error:
+        if type(error).__name__ == "Interrupted":  # said where it was caught first
+            sys.exit(128 + signal.SIGINT)
         if full:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)

@@ -1,0 +1,194 @@
+"""A sweep on a SLURM cluster, through submitit.
+
+A shared step (the dense network of a seed) is a task of its own; the tasks that start from it are an array that waits
+for it (`afterok`). A task carries the specs of its steps, frozen when it was submitted; it reads no YAML.
+"""
+
+import json
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import submitit
+
+from pruning import execute, forecast, hosts, tracking
+from pruning.errors import UserError
+from pruning.runs import Env, Run, Step
+from pruning.sweeps import FOLDER, Sweep, states
+from pruning.training import Interrupted
+from pruning.watch import Watch, failure_text, sweep_text
+from pruning.worker import redirect
+
+ROOT = Path(__file__).resolve().parents[2]
+POLL = 2.0  # seconds between looks while waiting
+GRACE = 600  # seconds that a task waits for its end after SIGTERM
+
+
+@dataclass(frozen=True)
+class Task:
+    """Makes its steps, one after the other, in a SLURM job; submitit pickles it."""
+
+    steps: list[dict[str, Any]]
+    env: dict[str, Any]
+
+    def __call__(self) -> None:
+        env, reporter = Env.of(self.env), tracking.Reporter()
+        hosts.prepare(env.threads)
+        with execute.Stop() as stop:
+            try:
+                for step in [Step(**plain) for plain in self.steps]:
+                    redirect(env.runs / step.name / "log.txt")
+                    execute.make(step, env, reporter, stop)
+            except Interrupted:
+                leave(stop)
+
+    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
+        """Called by submitit's handler before it requeues the job: the state lies on the disk already."""
+        return submitit.helpers.DelayedSubmission(self)
+
+
+def leave(stop: execute.Stop) -> None:
+    """End the job after its state is saved, so that it comes back if it should."""
+    if stop.signal == signal.SIGUSR2:  # time-out, or preemption with notice: submitit requeues the job and exits
+        stop.before[signal.SIGUSR2](signal.SIGUSR2, None)
+    # SIGTERM comes with scancel, but also with preemption and `scontrol requeue`; a job that ends by itself now would
+    # not be requeued, so let SLURM end it
+    deadline = time.monotonic() + GRACE
+    while time.monotonic() < deadline:
+        time.sleep(1)
+    raise SystemExit(128 + signal.SIGTERM)
+
+
+def launch(sweep: Sweep, settings: Mapping[str, Any]) -> None:
+    """Submit what is missing and say how to watch it; with `wait` stay until it is over."""
+    if not shutil.which("sbatch"):
+        raise UserError("hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node")
+    if hosts.code_version()["dirty"] and not settings["snapshot"]:
+        print("warning: the code differs from its last commit; hydra.launcher.snapshot=true keeps it as it is now")
+    record = sweep.record()
+    print("\n".join(forecast.totals(sweep)), flush=True)
+    began = time.monotonic()
+    jobs = submit(sweep, settings)
+    print(f"submitted {len(jobs)} tasks" + (f": jobs {' '.join(jobs)}" if jobs else ", nothing is missing"))
+    print(f"watch:  squeue --me;  python main.py stage=status env.runs={shlex.quote(str(sweep.env.runs))}")
+    print(f"record: {record}", flush=True)
+    if settings["wait"]:
+        wait(sweep)
+        print(sweep_text(sweep, time.monotonic() - began))
+        raise_for_failures(sweep)
+
+
+def submit(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
+    """Submit the tasks with missing steps, parents first, and return their jobs; what is queued already stays so."""
+    runs, alive = sweep.env.runs, queued()
+    job_of = {id: job for id, job in jobs_of(runs).items() if job in alive}
+    arrays: dict[str | None, list[list[Step]]] = {}  # by the step that all their tasks wait for
+    made = set(job_of)
+    for task in sweep.tasks:
+        missing = [step for step in task if not Run.of(step, runs).result() and step.id not in job_of]
+        if missing:
+            arrays.setdefault(missing[0].parent if missing[0].parent in made else None, []).append(missing)
+            made |= {step.id for step in missing}
+    code = code_for(sweep, settings)
+    submitted = []
+    for parent, tasks in arrays.items():
+        jobs = submit_array(sweep, tasks, job_of[parent] if parent else None, settings, code)
+        job_of |= {step.id: job for task, job in zip(tasks, jobs, strict=True) for step in task}
+        submitted += jobs
+    return submitted
+
+
+def submit_array(
+    sweep: Sweep, tasks: Sequence[Sequence[Step]], after: str | None, settings: Mapping[str, Any], code: Path
+) -> list[str]:
+    """Submit one array, whose tasks start when job `after` has succeeded; return the job of each task."""
+    folder = sweep.env.runs / FOLDER
+    executor = submitit.AutoExecutor(folder / "slurm" / "%j", "slurm", slurm_max_num_timeout=settings["max_requeues"])
+    additional = {"requeue": True, **settings["additional"]}
+    if after:
+        additional |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
+    optional = {"slurm_partition": settings["partition"], "slurm_account": settings["account"]}
+    optional |= {"gpus_per_node": settings["gpus_per_task"] or None, "mem_gb": settings["mem_gb"]}
+    executor.update_parameters(
+        name=sweep.title,
+        timeout_min=settings["timeout_min"],
+        cpus_per_task=settings["cpus_per_task"],
+        stderr_to_stdout=True,
+        slurm_signal_delay_s=settings["signal_delay_s"],
+        slurm_array_parallelism=settings["array_parallelism"],
+        slurm_setup=[f"export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH", *settings["setup"]],
+        slurm_additional_parameters=additional,
+        **{name: value for name, value in optional.items() if value is not None},
+    )
+    env = replace(sweep.env, threads=sweep.env.threads or settings["cpus_per_task"]).plain()
+    with executor.batch():
+        jobs = [executor.submit(Task([asdict(step) for step in task], env)) for task in tasks]
+    ids = [job.job_id for job in jobs]
+    with (folder / "jobs.jsonl").open("a") as file:
+        for task, id in zip(tasks, ids, strict=True):
+            file.write(json.dumps({"job": id, "steps": [step.id for step in task], "when": time.time()}) + "\n")
+    return ids
+
+
+def code_for(sweep: Sweep, settings: Mapping[str, Any]) -> Path:
+    """Return where the tasks find the code: here, or in a copy made now."""
+    if not settings["snapshot"]:
+        return ROOT
+    copy = sweep.env.runs.resolve() / FOLDER / f"code-{sweep.id}-{time.strftime('%Y%m%d-%H%M%S')}"
+    for package in ("pruning", "hydra_plugins"):
+        shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    return copy
+
+
+def jobs_of(runs: Path) -> dict[str, str]:
+    """Return the job that was submitted last for each step, by its id."""
+    try:
+        lines = (runs / FOLDER / "jobs.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {id: entry["job"] for entry in map(json.loads, lines) for id in entry["steps"]}
+
+
+def queued() -> set[str]:
+    """Return this user's jobs that wait or run, array tasks one by one. Needs no accounting."""
+    answer = subprocess.run(["squeue", "--me", "--noheader", "--array", "--format=%i"], capture_output=True, text=True)
+    if answer.returncode:
+        raise UserError(f"squeue failed: {' '.join(answer.stderr.split())}")
+    return set(answer.stdout.split())
+
+
+def wait(sweep: Sweep) -> None:
+    """Show the sweep until all its steps are done, or none of its jobs is left; Ctrl-C leaves the jobs alone."""
+    watch, runs = Watch(sweep), sweep.env.runs
+    ids = {step.id for step in sweep.steps}
+    try:
+        while watch.look():
+            time.sleep(POLL)
+            jobs = {job for id, job in jobs_of(runs).items() if id in ids}
+            if not jobs & queued():
+                watch.look()
+                return
+    finally:
+        watch.close()
+
+
+def raise_for_failures(sweep: Sweep) -> None:
+    """Say what is not done and why, then raise UserError."""
+    found = states(sweep.steps, sweep.env.runs)
+    for step in sweep.steps:
+        if found[step.id].kind in ("failed", "died"):
+            print(failure_text(step, found[step.id].detail, sweep.env.runs), file=sys.stderr)
+    failed = sum(state.kind in ("failed", "died") for state in found.values())
+    left = sum(state.kind != "done" for state in found.values())
+    if left:
+        raise UserError(
+            f"{left} of {len(sweep.steps)} steps are not done ({failed} failed); "
+            "the same command submits only what is missing"
+        )

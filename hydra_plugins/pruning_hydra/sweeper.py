@@ -1,0 +1,21 @@
+"""The sweeper: Hydra's grid, handed to the launcher whole."""
+
+from typing import Any
+
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+
+class GridSweeper(BasicSweeper):
+    """Every combination of `key=a,b,c`, like Hydra's own sweeper, but all in one call.
+
+    Hydra's composes each job once more only to see whether it can be composed, and writes a file before anything
+    is known to be right; the launchers here look at every job before they start the first.
+    """
+
+    def sweep(self, arguments: list[str]) -> Any:
+        assert self.hydra_context is not None and self.launcher is not None
+        parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
+        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        (jobs,) = self.split_arguments(overrides, max_batch_size=None)
+        return self.launcher.launch(jobs, initial_job_idx=0)

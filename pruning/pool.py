@@ -1,0 +1,226 @@
+"""A sweep on this machine: worker processes that share the GPUs or the cores, and never wait for one another.
+
+A failed step (an exception, kill -9, out of memory) costs its dependants, nothing else. Steps that another process
+makes (a second terminal with the same sweep) are left to it.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from pruning.errors import UserError
+from pruning.runs import Env, Run, Step
+from pruning.sweeps import Sweep
+from pruning.training import Interrupted
+from pruning.watch import failure_text
+
+ROOT = Path(__file__).resolve().parents[1]  # where workers find this package, from any directory
+RETRY = 1.0  # seconds before a step that another process makes is looked at again
+
+
+@dataclass(frozen=True)
+class Slot:
+    """What a worker may use: a GPU (as in CUDA_VISIBLE_DEVICES) or processor cores."""
+
+    gpu: str | None = None
+    cores: tuple[int, ...] = ()
+
+
+def slots(env: Env, per_device: int = 1, workers: int | None = None) -> list[Slot]:
+    """Divide this machine: `per_device` workers a GPU; or `workers` on the cores (default: one each `env.threads`).
+
+    On two cores two pinned workers with one thread each do 1.2 times the work of one with two threads; unpinned ones
+    with two threads each 0.45 times.
+    """
+    import torch
+
+    if env.device != "cpu" and torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        if ":" in env.device:
+            gpus = [gpus[int(env.device.partition(":")[2])]]
+        return [Slot(gpu=gpu) for gpu in gpus for _ in range(per_device)]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    count = max(1, min(workers or len(cores) // (env.threads or 1), len(cores)))
+    share = len(cores) // count
+    return [Slot(cores=tuple(cores[i * share : (i + 1) * share])) for i in range(count)]
+
+
+@dataclass
+class Board:
+    """Which steps are ready, running and over; all changes under one lock."""
+
+    sweep: Sweep
+    ready: deque[Step] = field(default_factory=deque)
+    running: dict[str, Slot] = field(default_factory=dict)
+    outcomes: dict[str, str] = field(default_factory=dict)  # id: done, reused, failed, not run, interrupted
+    errors: dict[str, str] = field(default_factory=dict)
+    stopping: bool = False
+    changed: threading.Condition = field(default_factory=threading.Condition)
+
+    def __post_init__(self) -> None:
+        runs = self.sweep.env.runs
+        for step in self.sweep.steps:
+            if (Run.of(step, runs).path / "result.json").exists():
+                self.outcomes[step.id] = "reused"
+        for step in self.sweep.steps:
+            if step.id not in self.outcomes and self.parent_done(step):
+                self.ready.append(step)
+
+    def parent_done(self, step: Step) -> bool:
+        known = step.parent in self.sweep.children
+        return not known or self.outcomes.get(step.parent or "") in ("done", "reused")
+
+    def over(self) -> bool:
+        return not self.running and (self.stopping or not self.ready)
+
+    def take(self, slot: Slot) -> Step | None:
+        """Return the next step for a worker, waiting for one; None when there will be no more."""
+        with self.changed:
+            while not self.ready or self.stopping:
+                if self.over():
+                    return None
+                self.changed.wait()
+            step = self.ready.popleft()
+            self.running[step.id] = slot
+            return step
+
+    def settle(self, step: Step, outcome: str, error: str = "") -> None:
+        """Take in how a step ended; make its dependants ready, or say that they will not be run."""
+        with self.changed:
+            del self.running[step.id]
+            if outcome == "busy":
+                self.ready.append(step)
+            else:
+                self.outcomes[step.id] = outcome
+            if outcome == "failed":
+                self.errors[step.id] = error
+                self.block(step)
+            if outcome == "done":
+                # depth first: a cell that is finished early tells more than many begun
+                self.ready.extendleft(reversed([c for c in self.sweep.children[step.id] if c.id not in self.outcomes]))
+            self.changed.notify_all()
+
+    def block(self, step: Step) -> None:
+        for child in self.sweep.children[step.id]:
+            self.outcomes[child.id] = "not run"
+            self.block(child)
+
+    def raise_for_failures(self) -> None:
+        """Say what failed and was not run, then raise UserError; Interrupted if it was stopped."""
+        steps, runs = {step.id: step for step in self.sweep.steps}, self.sweep.env.runs
+        for id, error in self.errors.items():
+            print(failure_text(steps[id], error, runs), file=sys.stderr)
+        left = sum(outcome == "not run" for outcome in self.outcomes.values())
+        if self.errors:
+            raise UserError(
+                f"{len(self.errors)} of {len(steps)} steps failed and {left} that start from them were not run; "
+                "the same command makes only what is missing"
+            )
+        if self.stopping:
+            raise Interrupted
+
+    def stop(self) -> None:
+        with self.changed:
+            self.stopping = True
+            self.changed.notify_all()
+
+
+class Worker(threading.Thread):
+    """Feeds one worker process from the board; starts another one when it dies."""
+
+    def __init__(self, board: Board, slot: Slot) -> None:
+        super().__init__(daemon=True)
+        self.board, self.slot = board, slot
+        self.process: subprocess.Popen[str] | None = None
+
+    def launch(self) -> subprocess.Popen[str]:
+        env = self.board.sweep.env
+        threads = env.threads or (len(self.slot.cores) or None)
+        device = "cpu" if self.slot.gpu is None else "cuda"
+        arguments = [
+            json.dumps(replace(env, threads=threads, device=device).plain()),
+            ",".join(map(str, self.slot.cores)),
+        ]
+        variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        if self.slot.gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.slot.gpu
+        elif threads:
+            variables["OMP_NUM_THREADS"] = str(threads)
+        return subprocess.Popen(
+            [sys.executable, "-m", "pruning.worker", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=variables,
+            start_new_session=True,  # Ctrl-C in the terminal is for the pool, which passes it on
+        )
+
+    def run(self) -> None:
+        try:
+            while step := self.board.take(self.slot):
+                self.board.settle(step, *self.ask(step))
+        finally:
+            if self.process and self.process.stdin:
+                self.process.stdin.close()
+                self.process.wait()
+
+    def ask(self, step: Step) -> tuple[str, str]:
+        """Have the process make `step`; return (outcome, error)."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self.launch()
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(json.dumps(asdict(step)) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            return ("interrupted", "") if self.board.stopping else ("failed", ended(self.process.wait()))
+        answer = json.loads(line)
+        if answer["outcome"] == "busy":
+            time.sleep(RETRY)
+        return answer["outcome"], answer["error"]
+
+    def signal(self, number: int) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def ended(status: int) -> str:
+    """Say how a process ended that gave no answer."""
+    if status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def run(sweep: Sweep, places: Sequence[Slot], watch: Callable[[], object]) -> Board:
+    """Make all missing steps of `sweep`; `watch` is called about twice a second. Ctrl-C stops with the state saved."""
+    board = Board(sweep)
+    todo = len(sweep.steps) - len(board.outcomes)
+    workers = [Worker(board, place) for place in places[:todo]]
+    for worker in workers:
+        worker.start()
+    asked = 0
+    while any(worker.is_alive() for worker in workers):
+        try:
+            watch()
+            for worker in workers:
+                worker.join(timeout=0.5 / len(workers))
+        except KeyboardInterrupt:
+            asked += 1
+            board.stop()
+            for worker in workers:
+                worker.signal(signal.SIGTERM if asked == 1 else signal.SIGKILL)
+    watch()
+    return board

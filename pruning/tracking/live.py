@@ -1,0 +1,46 @@
+"""The table of a sweep while it runs: drawn anew in a terminal, one line for each step that ends elsewhere."""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+
+class LiveTable:
+    """Plain lines: what has ended."""
+
+    def show(self, ended: Sequence[str], running: Sequence[tuple[str, str, str]], summary: str) -> None:
+        """Take lines of what has ended since the last call, (step, how far, figures) of what runs, and a summary."""
+        for line in ended:
+            print(line, flush=True)
+
+    def close(self) -> None:
+        """Nothing more will come."""
+
+
+class Drawn(LiveTable):
+    """A table of what runs below the lines of what has ended."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.console = Console()
+        self.live: Any = Live(console=self.console, auto_refresh=False, transient=True)
+        self.live.start()
+
+    def show(self, ended: Sequence[str], running: Sequence[tuple[str, str, str]], summary: str) -> None:
+        from rich.table import Table
+
+        for line in ended:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        table = Table("running", "how far", "figures", title=summary, title_justify="left")
+        for row in running:
+            table.add_row(*row)
+        self.live.update(table, refresh=True)
+
+    def close(self) -> None:
+        self.live.stop()
+
+
+def live_table() -> LiveTable:
+    return Drawn() if sys.stdout.isatty() else LiveTable()

@@ -1,0 +1,74 @@
+"""Shared by all tests: a few small images, commands as real processes, and nothing that reaches W&B or the network."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pruning.data import Data, Split
+from tests.commands import Command, Server
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def no_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    monkeypatch.setenv("NETRC", "/nonexistent")
+    for name in ("WANDB_API_KEY", "WANDB_BASE_URL", "WANDB_ENTITY", "WANDB_PROJECT", "HYDRA_FULL_ERROR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def images(n: int, size: int, classes: int, stream: torch.Generator) -> Split:
+    """Random images whose brightness says the class."""
+    labels = torch.arange(n) % classes
+    noise = torch.randint(0, 120, (n, size, size, 3), generator=stream)
+    return Split((noise + labels[:, None, None, None] * (135 // classes)).to(torch.uint8), labels)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Data:
+    """45 training and 23 test images of 8x8 in 3 classes, with crops and flips."""
+    stream = torch.Generator().manual_seed(0)
+    train, test = images(45, 8, 3, stream), images(23, 8, 3, stream)
+    return Data(train, None, test, ("a", "b", "c"), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), pad=1, flip=True)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image folder of 48 training and 24 test images of 8x8 in 3 classes."""
+    root = tmp_path_factory.mktemp("pictures")
+    stream = torch.Generator().manual_seed(1)
+    for part, n in (("train", 48), ("test", 24)):
+        split = images(n, 8, 3, stream)
+        for i, (image, label) in enumerate(zip(split.images, split.labels, strict=True)):
+            path = root / part / "abc"[label] / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.asarray(image)).save(path)
+    return root
+
+
+@pytest.fixture(scope="session")
+def small(folder: Path) -> tuple[str, ...]:
+    """Overrides for a chain that takes about a second: 3 and 2 epochs of 6 batches."""
+    sizes = ("train.batch_size=8", "finetune.batch_size=8", "train.epochs=3", "finetune.epochs=2")
+    return ("dataset=image_folder", f"dataset.root={folder}", "recipe=quick", *sizes)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    running = Server()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def command(tmp_path: Path, server: Server) -> Command:
+    """`command("seed=1")` runs main.py and returns what it printed; `.start(...)` returns at once."""
+    return Command(tmp_path, server)
