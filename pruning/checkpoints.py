@@ -99,7 +99,8 @@ def read(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint:
     """Read either kind of file and check it against `model`; UserError names the first differences."""
     if not path.is_file():
         raise UserError(f"resume={path}: no such file, and no run has that id")
-    head = path.open("rb").read(9)
+    with path.open("rb") as file:
+        head = file.read(9)
     found = load(path) if head[8:9] == b"{" else load_original(path, model, about)
     if (found.arch, found.num_classes) != (about.arch, about.num_classes):
         raise UserError(

@@ -140,8 +140,14 @@ def identity() -> dict[str, Any]:
         "processes": _link("/proc/self/ns/pid"),
         "pid": pid,
         "started": started(pid),
-        "job": os.environ.get("SLURM_JOB_ID"),
+        "job": slurm_job(),
     }
+
+
+def slurm_job() -> str | None:
+    """Return this process's SLURM job under the name that squeue shows, like 12_3 for a task of an array."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
 
 
 def started(pid: int) -> str | None:

@@ -1,7 +1,6 @@
 """The machine: device, precision, threads, allocator. Where and how, never what; recorded beside each run's config."""
 
 import ctypes
-import os
 import platform
 import subprocess
 import sys
@@ -79,7 +78,6 @@ def describe(on: torch.device) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(on) if on.type == "cuda" else cpu_model(),
         "threads": torch.get_num_threads(),
         "host": platform.node(),
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
 
 

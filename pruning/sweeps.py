@@ -98,6 +98,15 @@ def recorded(runs: Path) -> list[dict[str, Any]]:
     return sorted(found, key=lambda sweep: sweep["when"])
 
 
+def jobs_of(runs: Path) -> dict[str, str]:
+    """Return the job that was submitted last for each step, by its id."""
+    try:
+        lines = (runs / FOLDER / "jobs.jsonl").read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {id: entry["job"] for entry in map(json.loads, lines) for id in entry["steps"]}
+
+
 @dataclass(frozen=True)
 class State:
     """How far a step is; `kind` is done, running, failed, died, partly done, waiting or missing."""

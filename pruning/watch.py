@@ -7,7 +7,7 @@ from typing import Any
 
 from pruning import report, tracking
 from pruning.runs import Run, Step
-from pruning.sweeps import State, Sweep, recorded, state_of, states
+from pruning.sweeps import State, Sweep, jobs_of, recorded, state_of, states
 
 LAST_LINES = 5  # of a failed step's log
 
@@ -97,8 +97,13 @@ def block(title: str, steps: list[Step], runs: Path) -> str:
     found = states(steps, runs)
     counts = Counter(state.kind for state in found.values())
     lines = [f"{title}: {len(steps)} steps, " + ", ".join(f"{n} {kind}" for kind, n in sorted(counts.items()))]
-    rows = [(step.name, str(found[step.id])) for step in steps if found[step.id].kind != "done"]
+    jobs = jobs_of(runs)
+    rows = [
+        (step.name, str(found[step.id]), f"job {jobs[step.id]}" if step.id in jobs else "")
+        for step in steps
+        if found[step.id].kind != "done"
+    ]
     if rows:
-        lines.append(report.text(rows, ("step", "state")))
+        lines.append(report.text(rows, ("step", "state", "submitted as")))
     failed = [step for step in steps if found[step.id].kind in ("failed", "died")]
     return "\n".join([*lines, *(failure_text(step, found[step.id].detail, runs) for step in failed)])

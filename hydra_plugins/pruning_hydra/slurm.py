@@ -21,7 +21,7 @@ import submitit
 from pruning import execute, forecast, hosts, tracking
 from pruning.errors import UserError
 from pruning.runs import Env, Run, Step
-from pruning.sweeps import FOLDER, Sweep, states
+from pruning.sweeps import FOLDER, Sweep, jobs_of, states
 from pruning.training import Interrupted
 from pruning.watch import Watch, failure_text, sweep_text
 from pruning.worker import redirect
@@ -145,15 +145,6 @@ def code_for(sweep: Sweep, settings: Mapping[str, Any]) -> Path:
     for package in ("pruning", "hydra_plugins"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
     return copy
-
-
-def jobs_of(runs: Path) -> dict[str, str]:
-    """Return the job that was submitted last for each step, by its id."""
-    try:
-        lines = (runs / FOLDER / "jobs.jsonl").read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    return {id: entry["job"] for entry in map(json.loads, lines) for id in entry["steps"]}
 
 
 def queued() -> set[str]:
