@@ -1,7 +1,7 @@
 """Compose the config, plan the steps that the wanted result needs, make those that are missing, show the table.
 
-    python main.py stage=finetune dataset=cifar10 arch=vgg16 prune.percent=0.8
-    python main.py -m prune.percent=0.3,0.5,0.8 seed=0,1,2
+python main.py stage=finetune dataset=cifar10 arch=vgg16 prune.percent=0.8
+python main.py -m prune.percent=0.3,0.5,0.8 seed=0,1,2
 """
 
 import sys
@@ -35,8 +35,8 @@ def make(config: dict[str, Any]) -> None:
 
     env = Env.of(config["env"])
     hosts.prepare(env.threads)
-    reporter = tracking.reporter()
-    steps = plan.chain(config, env)
+    reporter, agent = tracking.reporter(), tracking.adopt_agent()
+    steps = plan.chain(config, env, progress=reporter.work)
     missing = plan.missing(steps, env.runs)
     for step in steps:
         if step not in missing:
@@ -47,6 +47,7 @@ def make(config: dict[str, Any]) -> None:
         except Interrupted:
             reporter.note("stopped, with the state saved; the same command continues")
             sys.exit(128 + (stop.signal or 0))
+    tracking.answer_agent(agent, results[-1])
     places = {step.id: str(Run.of(step, env.runs).path) for step in steps}
     reporter.note("\n" + report.text(report.table(results, places)))
     reporter.note(f"\npicture: {Run.of(steps[-1], env.runs).path / 'picture.png'}")

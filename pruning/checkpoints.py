@@ -6,7 +6,7 @@ the architecture, the number of classes and the normalisation, so that it can be
 
 import hashlib
 import json
-import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,12 +61,12 @@ def load(path: Path) -> Checkpoint:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["pruning"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-    except KeyError:
+        mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+        return Checkpoint({k: v for k, v in tensors.items() if not k.startswith(PREFIX)}, mask, **about)
+    except (KeyError, TypeError, ValueError):
         raise UserError(f"{path} was not written by this program: its metadata do not say the architecture") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated?") from None
-    mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    return Checkpoint({k: v for k, v in tensors.items() if not k.startswith(PREFIX)}, mask, **about)
 
 
 def load_original(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint:
@@ -75,11 +75,13 @@ def load_original(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint
     Its zeros in convolution weights become the mask (there the zeros *are* the mask); other entries are ignored.
     `about` says what such a file does not: architecture, classes, normalisation.
     """
-    scalar: list[Any] = [np.float64(0).__reduce__()[0], np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
+    make = np.float64(0).__reduce__()[0]  # best_acc is often a numpy number
+    scalar: list[Any] = [make, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
+    scalar.append((make, "numpy.core.multiarray.scalar"))  # its name before numpy 2
     try:
-        with torch.serialization.safe_globals(scalar):  # best_acc is often a numpy number
+        with torch.serialization.safe_globals(scalar), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # a pickle can fail in any way
         raise UserError(
             f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated or foreign?"
         ) from None
@@ -140,4 +142,7 @@ def digest(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")[:160]
+    """Return the cause in one line, without torch's advice to trust the file."""
+    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
+    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    return line.partition(". ")[0].rstrip(".")[:160]

@@ -72,7 +72,9 @@ def take(folder: Path) -> Claim | None:
             return None
         path = folder / f"claim-{number + 1}"
         os.link(aside, path)
-    except FileExistsError:
+    except (FileExistsError, FileNotFoundError) as error:  # another was faster, or has just now forgotten its claims
+        if not folder.is_dir():
+            raise cannot_write(folder, error) from None
         return None
     except OSError as error:
         raise cannot_write(folder, error) from None
@@ -111,9 +113,12 @@ def abandoned(folder: Path) -> bool:
 def stale(path: Path, now: float) -> bool:
     """Return whether the holder is gone: it said so, its process is no more, or its heartbeat stopped."""
     try:
-        holder, age = json.loads(path.read_text()), now - path.stat().st_mtime
+        age = now - path.stat().st_mtime
+        holder = json.loads(path.read_text())
     except FileNotFoundError:
         return True
+    except ValueError:  # empty or torn: the machine crashed
+        return age > PATIENCE
     if holder.get("released"):
         return True
     here = identity()

@@ -27,8 +27,11 @@ Result = dict[str, Any]
 
 @lru_cache(maxsize=2)
 def dataset(spec: str, root: str | None, cache: Path, device: str, report_work: Callable[..., None]) -> data.Data:
-    """Load a dataset once for all the steps of this process."""
-    settings = {k: v for k, v in json.loads(spec).items() if k != "fingerprint"}
+    """Load a dataset once for all the steps of this process; UserError if it is no longer the one that was planned."""
+    settings = json.loads(spec)
+    planned = settings.pop("fingerprint", None)
+    if planned and data.info(settings["name"], root=root, cache=cache).fingerprint != planned:
+        raise UserError(f"the images in {root} have changed since this was planned; run the command again")
     defaults = {"pad": 0, "flip": False}
     return data.load(root=root, cache=cache, device=device, progress=report_work, **defaults | settings)
 

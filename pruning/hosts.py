@@ -4,6 +4,7 @@ import ctypes
 import platform
 import subprocess
 import sys
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,10 @@ from typing import Any
 import torch
 
 from pruning.errors import UserError
+from pruning.files import read_json
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+VERSION_FILE = "version.json"  # in a copy of this package: which code it is a copy of
 LIBRARIES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn", "hydra-core")
 
 
@@ -81,9 +84,12 @@ def describe(on: torch.device) -> dict[str, Any]:
     }
 
 
+@cache
 def code_version() -> dict[str, Any]:
     """Return the git commit of this code and whether the tree differs from it; unknown outside a checkout."""
     here = Path(__file__).parent
+    if (known := read_json(here / VERSION_FILE)) is not None:
+        return known
     try:
         git = ["git", "-C", str(here)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

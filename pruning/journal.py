@@ -56,6 +56,9 @@ class RunJournal(Journal):
 
     def __post_init__(self) -> None:
         """Read what an earlier attempt has saved."""
+        for aside in self.run.path.glob(".*.*"):  # what a killed attempt was writing
+            if not aside.name.startswith(".claim-"):
+                aside.unlink(missing_ok=True)
         try:
             self.saved = torch.load(self.run.resume, map_location="cpu", weights_only=True)
         except FileNotFoundError:

@@ -17,14 +17,18 @@ CHAINS: dict[str, tuple[str, ...]] = {
 }
 NODES = {"dataset", "arch", "stage", "seed", "resume", "env", "sweep", *RECIPES}
 DATASET = {"name", "root", "val_fraction", "pad", "flip"}
-Progress = Callable[[str, int, int], None]
 
 
-def chain(config: Mapping[str, Any], env: Env, precision: Callable[[str], str] | None = None) -> list[Step]:
+def chain(
+    config: Mapping[str, Any],
+    env: Env,
+    precision: Callable[[str], str] | None = None,
+    progress: data.Progress | None = None,
+) -> list[Step]:
     """Return the steps that the composed `config` (plain values) asks for, the last one the wanted result.
 
     Everything that can be known to be wrong before any work is refused here, as a UserError of one line.
-    `precision` resolves "auto"; by default for `env.device`.
+    `precision` resolves "auto"; by default for `env.device`. `progress` hears of images that have to be hashed.
     """
     for key in config:
         one_of("a key of the config", key, NODES)
@@ -34,7 +38,7 @@ def chain(config: Mapping[str, Any], env: Env, precision: Callable[[str], str] |
     if seed < 0:
         raise UserError(f"seed must be a whole number >= 0, got {seed}")
     recipes = {stage: RECIPES[stage].read(config[stage]) for stage in ("train", *stages)}
-    dataset, aside = dataset_of(config["dataset"], env)
+    dataset, aside = dataset_of(config["dataset"], env, progress)
     arch = {k: v for k, v in config["arch"].items() if k != "_target_"}
     one_of("arch", arch.get("name"), archs.BUILDERS)
     parent = None
@@ -55,12 +59,15 @@ def chain(config: Mapping[str, Any], env: Env, precision: Callable[[str], str] |
     return steps
 
 
-def dataset_of(node: Mapping[str, Any], env: Env) -> tuple[dict[str, Any], dict[str, Any]]:
+def dataset_of(
+    node: Mapping[str, Any], env: Env, progress: data.Progress | None
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return (what is hashed of the dataset, what is needed beside it: root, num_classes)."""
     for key in node:
         one_of("a setting of dataset", key, DATASET)
     name, root = one_of("dataset.name", node["name"], data.NAMES), node.get("root")
-    info = described(name, str(root) if root is not None else None, env.data)
+    root = None if root is None else str(Path(str(root)).expanduser().resolve())
+    info = described(name, root, env.data, progress)
     value_of("dataset.pad", node["pad"], int), value_of("dataset.flip", node["flip"], bool)
     fraction = value_of("dataset.val_fraction", node["val_fraction"], float)
     if not 0 <= fraction < 1:
@@ -71,9 +78,9 @@ def dataset_of(node: Mapping[str, Any], env: Env) -> tuple[dict[str, Any], dict[
 
 
 @lru_cache
-def described(name: str, root: str | None, cache: Path) -> data.Info:
+def described(name: str, root: str | None, cache: Path, progress: data.Progress | None) -> data.Info:
     """Look at the dataset once for a whole sweep."""
-    return data.info(name, root=root, cache=cache)
+    return data.info(name, root=root, cache=cache, progress=progress)
 
 
 def origin_of(resume: Any, arch: str, aside: Mapping[str, Any], env: Env) -> dict[str, Any]:

@@ -82,6 +82,7 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path | None:
 def draw_layers(axis: Any, rows: list[dict[str, Any]]) -> None:
     axis.set_title("weights of each prunable layer", fontsize=10)
     axis.set_xlabel("layer, from input to output")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     if not rows:
         axis.text(0.5, 0.5, "nothing pruned yet", ha="center", va="center", transform=axis.transAxes)
         return
@@ -94,6 +95,7 @@ def draw_layers(axis: Any, rows: list[dict[str, Any]]) -> None:
 def draw_epochs(axis: Any, run: Run) -> None:
     axis.set_title("accuracy (top-1, percent)", fontsize=10)
     axis.set_xlabel("epoch")
+    axis.xaxis.get_major_locator().set_params(integer=True)
     start = 0
     for ancestor in lineage(run):
         rows, stage = ancestor.rows(), ancestor.path.name.partition("-")[0]

@@ -3,13 +3,14 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pruning import claims, hosts
+from pruning import claims, hosts, tracking
 from pruning.files import read_json, write_json
 from pruning.plan import chain, graph
 from pruning.runs import Env, Run, Step
@@ -32,7 +33,8 @@ class Sweep:
         `precision(wanted, device)` resolves "auto" for the machine that the steps will run on.
         """
         env = Env.of(cells[0]["env"])
-        chains = [tuple(chain(cell, env, lambda wanted: precision(wanted, env.device))) for cell in cells]
+        progress = tracking.reporter().work
+        chains = [tuple(chain(cell, env, lambda wanted: precision(wanted, env.device), progress)) for cell in cells]
         sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"))
         group = env.wandb.get("group") or sweep.title
         return replace(sweep, env=replace(env, wandb=env.wandb | {"group": group}))
@@ -150,20 +152,18 @@ def states(steps: Sequence[Step], runs: Path) -> dict[str, State]:
     return found
 
 
-def settings(sweep: Sequence[Step]) -> dict[str, str]:
+def settings(steps: Sequence[Step]) -> dict[str, str]:
     """Return, by id, what tells each step from the others of its stage: `arch=vgg16 seed=1 prune.percent=0.3`."""
-    flat = {step.id: flatten(step) for step in sweep}
-    values: dict[tuple[str, str], set[str]] = {}
-    for step in sweep:
-        for key, value in flat[step.id].items():
-            values.setdefault((step.stage, key), set()).add(value)
-    counts = {
-        step.stage: sum(other.stage == step.stage for other in sweep) for step in {s.stage: s for s in sweep}.values()
-    }
-    common = {place for place, found in values.items() if len(found) == 1 and counts[place[0]] > 1}
+    flat = {step.id: flatten(step) for step in steps}
+    of_stage = Counter(step.stage for step in steps)
+    said = Counter((step.stage, key, value) for step in steps for key, value in flat[step.id].items())
     return {
-        step.id: " ".join(f"{k}={v}" for k, v in flat[step.id].items() if (step.stage, k) not in common)
-        for step in sweep
+        step.id: " ".join(
+            f"{key}={value}"
+            for key, value in flat[step.id].items()
+            if of_stage[step.stage] == 1 or said[step.stage, key, value] < of_stage[step.stage]
+        )
+        for step in steps
     }
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import signal
 from collections.abc import Callable
 from functools import cache
@@ -13,8 +14,12 @@ from pruning.runs import Run, every
 from tests.commands import Command, Running
 
 Small = tuple[str, ...]
-FIELDS = """id stage parent dataset arch seed percent sparsity test_top1 test_top5 test_loss train_loss params
-params_nonzero prunable prunable_nonzero macs macs_nonzero epochs seconds before""".split()
+FIELDS = [
+    *("id", "stage", "parent", "dataset", "arch", "seed", "percent", "sparsity"),
+    *("test_top1", "test_top5", "test_loss", "train_loss"),
+    *("params", "params_nonzero", "prunable", "prunable_nonzero", "macs", "macs_nonzero"),
+    *("epochs", "seconds", "before"),
+]
 TIMES = ("seconds", "images_per_second")
 
 
@@ -66,15 +71,12 @@ def epochs(command: Command, stage: str) -> int:
 
 
 MOMENTS: dict[str, Callable[[Command], Any]] = {
-    "at the first claim": lambda c: list(c.runs.glob("train-*/claim-1")),
     "in the first epoch": lambda c: list(c.runs.glob("train-*/metrics.jsonl")),
     "after an epoch of train": lambda c: epochs(c, "train") >= 1,
-    "as train saves": lambda c: epochs(c, "train") >= 2 and list(c.runs.glob("train-*/.resume.pt")),
     "after the last epoch of train": lambda c: epochs(c, "train") >= 3,
     "as train ends": lambda c: list(c.runs.glob("train-*/model.safetensors")),
     "as prune starts": lambda c: list(c.runs.glob("prune-*")),
     "as finetune starts": lambda c: list(c.runs.glob("finetune-*/config.json")),
-    "after an epoch of finetune": lambda c: epochs(c, "finetune") >= 1,
     "as finetune ends": lambda c: list(c.runs.glob("finetune-*/model.safetensors")),
 }
 
@@ -165,7 +167,7 @@ def test_two_processes_make_each_step_once(command: Command, small: Small, undis
     assert [end.returncode for end in ends] == [0, 0]
     text = "".join(end.stdout for end in ends)
     assert text.count(": starts") == 3 and "continues" not in text
-    assert "waiting" in text and f"process {both[0].pid} on" in text or f"process {both[1].pid} on" in text
+    assert re.search(rf": waiting, .* by process ({both[0].pid}|{both[1].pid}) on ", text)
     assert lasting(command.runs) == lasting(undisturbed)
 
 

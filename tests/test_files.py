@@ -48,8 +48,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, before, call):
         files.write_whole(path, b"after")
     monkeypatch.undo()
     assert str(caught.value) == (
-        f"cannot write {path}: No space left on device; "
-        "free some space or choose another place with env.runs=DIR"
+        f"cannot write {path}: No space left on device; free some space or choose another place with env.runs=DIR"
     )
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"] * bool(before)
     assert not before or path.read_bytes() == before

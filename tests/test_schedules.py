@@ -75,7 +75,9 @@ def test_linear_between_start_and_end_by_hand():
 
 def test_constant():
     assert {learning_rate(i / 10, 0.3) for i in range(11)} == {0.3}
-    assert [learning_rate(p, 0.4, warmup=0.5, start=0.5) for p in (0, 0.25, 0.5, 1)] == pytest.approx([0.2, 0.3, 0.4, 0.4])
+    assert [learning_rate(p, 0.4, warmup=0.5, start=0.5) for p in (0, 0.25, 0.5, 1)] == pytest.approx(
+        [0.2, 0.3, 0.4, 0.4]
+    )
 
 
 def test_steps_count_milestones_from_the_start_of_warm_up():

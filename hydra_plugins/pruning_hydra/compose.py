@@ -32,13 +32,15 @@ def configs(context: HydraContext, master: DictConfig, jobs: Sequence[Sequence[s
         return whole
 
     def config(job: Sequence[str]) -> dict[str, Any]:
-        plain = [text for text in job if sets_value(parsed(text))]
+        plain = [text for text in job if sets_value(text)]
         base = copy.deepcopy(composed(tuple(text for text in job if text not in plain)))
         for override in map(parsed, plain):
             OmegaConf.update(base, override.key_or_group, override.value(), merge=True)
         return cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
 
-    def sets_value(override: Override) -> bool:
+    @cache  # Hydra looks for a group's options for ten milliseconds
+    def sets_value(text: str) -> bool:
+        override = parsed(text)
         return not (
             override.is_add() or override.is_force_add() or override.is_delete()
         ) and not loader.get_group_options(override.key_or_group)

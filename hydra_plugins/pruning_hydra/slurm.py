@@ -18,9 +18,10 @@ from typing import Any
 
 import submitit
 
-from pruning import execute, forecast, hosts, tracking
+from pruning import execute, forecast, hosts, plan, tracking
 from pruning.errors import UserError
-from pruning.runs import Env, Run, Step
+from pruning.files import write_json
+from pruning.runs import Env, Step
 from pruning.sweeps import FOLDER, Sweep, jobs_of, states
 from pruning.training import Interrupted
 from pruning.watch import Watch, failure_text, sweep_text
@@ -28,7 +29,9 @@ from pruning.worker import redirect
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL = 2.0  # seconds between looks while waiting
-GRACE = 600  # seconds that a task waits for its end after SIGTERM
+GRACE = 600  # seconds that a job waits for its end after SIGTERM
+EARLY = 60  # seconds that SLURM may send a signal before its time
+LARGEST = 1000  # tasks in one array; SLURM's MaxArraySize is 1001 unless its administrator chose otherwise
 
 
 @dataclass(frozen=True)
@@ -55,28 +58,44 @@ class Task:
 
 
 def leave(stop: execute.Stop) -> None:
-    """End the job after its state is saved, so that it comes back if it should."""
+    """End the process after its state is saved, so that the job comes back if it should."""
     if stop.signal == signal.SIGUSR2:  # time-out, or preemption with notice: submitit requeues the job and exits
         stop.before[signal.SIGUSR2](signal.SIGUSR2, None)
-    # SIGTERM comes with scancel, but also with preemption and `scontrol requeue`; a job that ends by itself now would
-    # not be requeued, so let SLURM end it
-    deadline = time.monotonic() + GRACE
-    while time.monotonic() < deadline:
-        time.sleep(1)
-    raise SystemExit(128 + signal.SIGTERM)
+    raise SystemExit(128 + (stop.signal or 0))
+
+
+def afterwards(requeues: int) -> list[str]:
+    """Return the lines of the job's script for what Python cannot do: it may be gone before it can catch a signal."""
+    return [
+        "status=$?",
+        f"if [ $status = {128 + signal.SIGUSR2} ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {requeues} ]; then",
+        "  scontrol requeue $SLURM_JOB_ID",
+        "fi",
+        # SIGTERM comes with scancel, but also with preemption, and a job that ends by itself then does not come back
+        f"if [ $status = {128 + signal.SIGTERM} ]; then sleep {GRACE}; fi",
+        "exit $status",
+    ]
 
 
 def launch(sweep: Sweep, settings: Mapping[str, Any]) -> None:
     """Submit what is missing and say how to watch it; with `wait` stay until it is over."""
     if not shutil.which("sbatch"):
         raise UserError("hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node")
+    if settings["timeout_min"] * 60 <= settings["signal_delay_s"] + EARLY:
+        raise UserError(
+            f"hydra.launcher.timeout_min={settings['timeout_min']} must be more than a minute longer than "
+            f"hydra.launcher.signal_delay_s={settings['signal_delay_s']}: SLURM may send the signal that much early, "
+            "and a task would be stopped as soon as it starts"
+        )
     if hosts.code_version()["dirty"] and not settings["snapshot"]:
         print("warning: the code differs from its last commit; hydra.launcher.snapshot=true keeps it as it is now")
     record = sweep.record()
     print("\n".join(forecast.totals(sweep)), flush=True)
     began = time.monotonic()
     jobs = submit(sweep, settings)
-    print(f"submitted {len(jobs)} tasks" + (f": jobs {' '.join(jobs)}" if jobs else ", nothing is missing"))
+    ids = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
+    none = "what is missing is queued already" if plan.missing(sweep.steps, sweep.env.runs) else "nothing is missing"
+    print(f"submitted {len(jobs)} tasks: " + (f"jobs {ids}" if jobs else none))
     print(f"watch:  squeue --me;  python main.py stage=status env.runs={shlex.quote(str(sweep.env.runs))}")
     print(f"record: {record}", flush=True)
     if settings["wait"]:
@@ -88,20 +107,26 @@ def launch(sweep: Sweep, settings: Mapping[str, Any]) -> None:
 def submit(sweep: Sweep, settings: Mapping[str, Any]) -> list[str]:
     """Submit the tasks with missing steps, parents first, and return their jobs; what is queued already stays so."""
     runs, alive = sweep.env.runs, queued()
+    missing = {step.id for step in plan.missing(sweep.steps, runs)}
     job_of = {id: job for id, job in jobs_of(runs).items() if job in alive}
+    for step in sweep.steps:
+        if step.parent in missing and step.parent not in job_of:  # its parent has failed: SLURM is about to cancel it
+            job_of.pop(step.id, None)
     arrays: dict[str | None, list[list[Step]]] = {}  # by the step that all their tasks wait for
     made = set(job_of)
     for task in sweep.tasks:
-        missing = [step for step in task if not Run.of(step, runs).result() and step.id not in job_of]
-        if missing:
-            arrays.setdefault(missing[0].parent if missing[0].parent in made else None, []).append(missing)
-            made |= {step.id for step in missing}
-    code = code_for(sweep, settings)
+        steps = [step for step in task if step.id in missing and step.id not in job_of]
+        if steps:
+            arrays.setdefault(steps[0].parent if steps[0].parent in made else None, []).append(steps)
+            made |= {step.id for step in steps}
+    code = code_for(sweep, settings) if arrays else ROOT
     submitted = []
     for parent, tasks in arrays.items():
-        jobs = submit_array(sweep, tasks, job_of[parent] if parent else None, settings, code)
-        job_of |= {step.id: job for task, job in zip(tasks, jobs, strict=True) for step in task}
-        submitted += jobs
+        for first in range(0, len(tasks), LARGEST):
+            some = tasks[first : first + LARGEST]
+            jobs = submit_array(sweep, some, job_of[parent] if parent else None, settings, code)
+            job_of |= {step.id: job for task, job in zip(some, jobs, strict=True) for step in task}
+            submitted += jobs
     return submitted
 
 
@@ -123,7 +148,8 @@ def submit_array(
         stderr_to_stdout=True,
         slurm_signal_delay_s=settings["signal_delay_s"],
         slurm_array_parallelism=settings["array_parallelism"],
-        slurm_setup=[f"export PYTHONPATH={shlex.quote(str(code))}:$PYTHONPATH", *settings["setup"]],
+        slurm_setup=[*environment(code), *settings["setup"]],
+        slurm_teardown=afterwards(settings["max_requeues"]),
         slurm_additional_parameters=additional,
         **{name: value for name, value in optional.items() if value is not None},
     )
@@ -137,6 +163,11 @@ def submit_array(
     return ids
 
 
+def environment(code: Path) -> list[str]:
+    """Return the lines that make Python take this project from `code`, whatever lies where the sweep was started."""
+    return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
+
+
 def code_for(sweep: Sweep, settings: Mapping[str, Any]) -> Path:
     """Return where the tasks find the code: here, or in a copy made now."""
     if not settings["snapshot"]:
@@ -144,6 +175,7 @@ def code_for(sweep: Sweep, settings: Mapping[str, Any]) -> Path:
     copy = sweep.env.runs.resolve() / FOLDER / f"code-{sweep.id}-{time.strftime('%Y%m%d-%H%M%S')}"
     for package in ("pruning", "hydra_plugins"):
         shutil.copytree(ROOT / package, copy / package, ignore=shutil.ignore_patterns("__pycache__"))
+    write_json(copy / "pruning" / hosts.VERSION_FILE, hosts.code_version())
     return copy
 
 

@@ -1,0 +1,31 @@
+"""Under a W&B sweep agent: the agent's run stands for the cell, beside the runs of the cell's steps."""
+
+import os
+from typing import Any
+
+NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
+
+
+def adopt_agent() -> dict[str, str]:
+    """Take the agent's variables out of the environment, so that the steps have their own runs; {} without an agent."""
+    if "WANDB_SWEEP_ID" not in os.environ:
+        return {}
+    os.environ.setdefault("WANDB_RUN_GROUP", os.environ["WANDB_SWEEP_ID"])
+    return {name: os.environ.pop(name) for name in NAMES if name in os.environ}
+
+
+def answer_agent(agent: dict[str, str], result: dict[str, Any]) -> None:
+    """Give the agent the result of its cell, in the run that it has reserved."""
+    if not agent:
+        return
+    import wandb
+
+    settings = wandb.Settings(
+        sweep_id=agent["WANDB_SWEEP_ID"],
+        run_id=agent.get("WANDB_RUN_ID"),
+        sweep_param_path=agent.get("WANDB_SWEEP_PARAM_PATH"),
+        silent=True,
+    )
+    with wandb.init(job_type="cell", settings=settings) as run:
+        run.config.update({"step": result["id"]})
+        run.summary.update({name: value for name, value in result.items() if value is not None})
