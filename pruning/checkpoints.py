@@ -142,7 +142,8 @@ def digest(path: Path) -> str:
 
 
 def first_line(error: Exception) -> str:
-    """Return the cause in one line, without torch's advice to trust the file."""
-    text = str(error).partition("WeightsUnpickler error: ")[2] or str(error)
-    line = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
+    """Return the cause in one line; torch hides it behind the advice to trust the file."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    causes = [line for line in lines if line.startswith(("WeightsUnpickler error: ", "Trying to load "))]
+    line = [*causes, *lines, type(error).__name__][0].removeprefix("WeightsUnpickler error: ")
     return line.partition(". ")[0].rstrip(".")[:160]

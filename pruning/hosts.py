@@ -1,6 +1,7 @@
 """The machine: device, precision, threads, allocator. Where and how, never what; recorded beside each run's config."""
 
 import ctypes
+import json
 import platform
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from typing import Any
 import torch
 
 from pruning.errors import UserError
-from pruning.files import read_json
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 VERSION_FILE = "version.json"  # in a copy of this package: which code it is a copy of
@@ -88,8 +88,8 @@ def describe(on: torch.device) -> dict[str, Any]:
 def code_version() -> dict[str, Any]:
     """Return the git commit of this code and whether the tree differs from it; unknown outside a checkout."""
     here = Path(__file__).parent
-    if (known := read_json(here / VERSION_FILE)) is not None:
-        return known
+    if (here / VERSION_FILE).exists():
+        return json.loads((here / VERSION_FILE).read_text())
     try:
         git = ["git", "-C", str(here)]
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)

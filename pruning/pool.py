@@ -4,6 +4,7 @@ A failed step (an exception, kill -9, out of memory) costs its dependants, nothi
 makes (a second terminal with the same sweep) are left to it.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -126,6 +127,7 @@ class Board:
                 "the same command makes only what is missing"
             )
         if self.stopping:
+            print("stopped, with the state saved; the same command continues")
             raise Interrupted
 
     def stop(self) -> None:
@@ -149,6 +151,7 @@ class Worker(threading.Thread):
         arguments = [
             json.dumps(replace(env, threads=threads, device=device).plain()),
             ",".join(map(str, self.slot.cores)),
+            str(os.getpid()),
         ]
         variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         if self.slot.gpu is not None:
@@ -167,16 +170,23 @@ class Worker(threading.Thread):
     def run(self) -> None:
         try:
             while step := self.board.take(self.slot):
-                self.board.settle(step, *self.ask(step))
+                try:
+                    outcome, text = self.ask(step)
+                except Exception as error:  # no process can be started, say; the others must not wait for this step
+                    outcome, text = "failed", f"{type(error).__name__}: {error}"
+                self.board.settle(step, outcome, text)
         finally:
             if self.process and self.process.stdin:
-                self.process.stdin.close()
+                with contextlib.suppress(BrokenPipeError):
+                    self.process.stdin.close()
                 self.process.wait()
 
     def ask(self, step: Step) -> tuple[str, str]:
         """Have the process make `step`; return (outcome, error)."""
         if self.process is None or self.process.poll() is not None:
             self.process = self.launch()
+        if self.board.stopping:  # asked for before there was a process to signal
+            return "interrupted", ""
         assert self.process.stdin and self.process.stdout
         try:
             self.process.stdin.write(json.dumps(asdict(step)) + "\n")
@@ -189,6 +199,8 @@ class Worker(threading.Thread):
         answer = json.loads(line)
         if answer["outcome"] == "busy":
             time.sleep(RETRY)
+        if answer["outcome"] == "interrupted" and not self.board.stopping:
+            return "failed", "its process was told to stop by a signal from elsewhere"
         return answer["outcome"], answer["error"]
 
     def signal(self, number: int) -> None:

@@ -6,11 +6,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 from pruning import claims, hosts, tracking
+from pruning.errors import UserError
 from pruning.files import read_json, write_json
 from pruning.plan import chain, graph
 from pruning.runs import Env, Run, Step
@@ -32,9 +33,13 @@ class Sweep:
 
         `precision(wanted, device)` resolves "auto" for the machine that the steps will run on.
         """
+        for key, value in cells[0]["env"].items():
+            if others := [cell["env"].get(key) for cell in cells if cell["env"].get(key) != value]:
+                raise UserError(f"env.{key} must be the same in all cells of a sweep, got {value} and {others[0]}")
         env = Env.of(cells[0]["env"])
         progress = tracking.reporter().work
-        chains = [tuple(chain(cell, env, lambda wanted: precision(wanted, env.device), progress)) for cell in cells]
+        resolve = cache(lambda wanted: precision(wanted, env.device))  # not once a step: it reads /proc/cpuinfo
+        chains = [tuple(chain(cell, env, resolve, progress)) for cell in cells]
         sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"))
         group = env.wandb.get("group") or sweep.title
         return replace(sweep, env=replace(env, wandb=env.wandb | {"group": group}))
@@ -125,7 +130,7 @@ class State:
 def state_of(step: Step, runs: Path) -> State:
     """Read the state of a step from its directory, without regard to its parent."""
     run = Run.of(step, runs)
-    if not run.path.exists():
+    if not run.path.is_dir():
         return State("missing")
     if (run.path / "result.json").exists():
         return State("done", step.epochs)

@@ -50,7 +50,7 @@ def failure_text(step: Step, error: str, runs: Path) -> str:
     log = runs / step.name / "log.txt"
     try:
         lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
-    except FileNotFoundError:
+    except OSError:
         lines = []
     return "\n".join([f"failed: {step.name}: {error}", *(f"  | {line}" for line in lines), f"  log: {log}"])
 

@@ -1,7 +1,7 @@
 """A worker process: makes the steps that come in on stdin, one JSON line each, and answers each with one line.
 
 What a step prints goes to `log.txt` in its directory, also what a crash prints. Started by `pool` as
-`python -m pruning.worker ENV_JSON CPUS`.
+`python -m pruning.worker ENV_JSON CPUS PID`, where PID is the pool's.
 """
 
 import ctypes
@@ -27,18 +27,22 @@ def serve(requests: TextIO, answers: TextIO, env: Env) -> None:
     for line in requests:
         step = Step(**json.loads(line))
         with execute.Stop() as stop:
-            redirect(env.runs / step.name / "log.txt")
             outcome = {"id": step.id, "outcome": "done", "error": ""}
             try:
+                redirect(env.runs / step.name / "log.txt")
                 if execute.make_unless_claimed(step, env, reporter, stop) is None:
                     outcome["outcome"] = "busy"
             except Interrupted:
                 outcome["outcome"] = "interrupted"
             except Exception as error:  # one step's failure is not the worker's
-                traceback.print_exc()
+                if (env.runs / step.name).is_dir():  # else there is no log
+                    traceback.print_exc()
                 outcome |= {"outcome": "failed", "error": execute.last_line(error)}
         sys.stdout.flush()
-        print(json.dumps(outcome), file=answers, flush=True)
+        try:
+            print(json.dumps(outcome), file=answers, flush=True)
+        except BrokenPipeError:  # the pool is no more
+            return
 
 
 def redirect(log: Path) -> None:
@@ -53,14 +57,17 @@ def redirect(log: Path) -> None:
     os.close(file)
 
 
-def main(env_json: str, cpus: str) -> None:
+def main(env_json: str, cpus: str, pool: str) -> None:
     if sys.platform == "linux":  # stop, with the state saved, when the pool is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != int(pool):  # it was killed while this process started
+            return
         if cpus:
             os.sched_setaffinity(0, map(int, cpus.split(",")))
     env = Env.of(json.loads(env_json))
     hosts.prepare(env.threads)
     answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # nothing else may be taken for an answer
     serve(sys.stdin, answers, env)
 
 

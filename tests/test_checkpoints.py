@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,13 @@ def about(arch: str = "resnet20", num_classes: int = 10) -> Checkpoint:
     return Checkpoint({}, {}, arch, num_classes, {})
 
 
+@lru_cache(maxsize=1)
+def template(arch: str, num_classes: int) -> nn.Module:
+    return archs.build(arch, num_classes)
+
+
 def read(path: Path, arch: str = "resnet20", num_classes: int = 10) -> Checkpoint:
-    return checkpoints.read(path, archs.build(arch, num_classes), about(arch, num_classes))
+    return checkpoints.read(path, template(arch, num_classes), about(arch, num_classes))
 
 
 def refusal(path: Path, arch: str = "resnet20", num_classes: int = 10) -> str:
@@ -76,7 +82,7 @@ def test_round_trip_to_the_bit(tmp_path, sparsity):
     for found in (checkpoints.load(tmp_path / "model.safetensors"), read(tmp_path / "model.safetensors")):
         assert same(found.weights, written.weights) and same(found.mask, written.mask)
         assert replace(found, weights={}, mask={}) == replace(written, weights={}, mask={})
-    assert os.listdir(tmp_path) == ["model.safetensors"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
 
 
 def test_the_file_says_what_it_is(tmp_path):
@@ -128,7 +134,9 @@ Checkpoint(weights, mask, "resnet20", 10, {"mean": [0.5], "std": [0.25]}).save(P
 def test_equal_checkpoints_are_equal_files_in_every_process(tmp_path):
     for seed in ("1", "2"):
         environment = os.environ | {"PYTHONHASHSEED": seed}
-        subprocess.run([sys.executable, "-c", WRITE, tmp_path / seed], check=True, cwd=ROOT, env=environment)
+        subprocess.run(
+            [sys.executable, "-c", WRITE, tmp_path / seed], check=True, cwd=ROOT, env=environment, timeout=120
+        )
     assert (tmp_path / "1").read_bytes() == (tmp_path / "2").read_bytes()
 
 
@@ -236,22 +244,22 @@ class Evil:
 @pytest.mark.parametrize("dress", ["zip", "legacy", "pickle"])
 def test_a_file_cannot_run_code(tmp_path, dress):
     trap = tmp_path / "trap"
-    content = {"state_dict": network().state_dict(), "epoch": Evil(f"touch {trap}")}
+    content = {"epoch": Evil(f"touch {trap}"), "state_dict": network().state_dict()}
     if dress == "pickle":
-        (tmp_path / "m").write_bytes(pickle.dumps(content))
+        (tmp_path / "m").write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, tmp_path / "m", _use_new_zipfile_serialization=dress == "zip")
-    name = f"{os.system.__module__}.system"
     assert refusal(tmp_path / "m") == (
-        f"{tmp_path / 'm'} cannot be read as a checkpoint: Unsupported global: GLOBAL {name} was not an allowed global "
-        "by default; is it truncated or foreign?"
+        f"{tmp_path / 'm'} cannot be read as a checkpoint: Trying to load unsupported GLOBAL posix.system "
+        "whose module posix is blocked; is it truncated or foreign?"
     )
     assert not trap.exists()
 
 
 def test_a_pickled_network_is_refused(tmp_path):
     torch.save(network(), tmp_path / "m")
-    assert "cannot be read as a checkpoint" in refusal(tmp_path / "m")
+    text = "cannot be read as a checkpoint: Unsupported global: GLOBAL pruning.archs.resnet.ResNet was not an allowed "
+    assert text in refusal(tmp_path / "m")
 
 
 def test_truncated_files_are_refused(tmp_path):
@@ -280,7 +288,7 @@ def test_nonsense_is_refused(tmp_path):
         b"#!/bin/sh\necho\n",
         b"\x89PNG\r\n",
     ]
-    noise = [chance.integers(256, size=size, dtype=np.uint8).tobytes() for size in (1, 5, 50, 500, 5000) * 20]
+    noise = [chance.integers(256, size=size, dtype=np.uint8).tobytes() for size in (1, 5, 50, 500, 5000) * 5]
     pickled = [bytes([0x80, protocol]) + part[:60] for protocol in (2, 4) for part in noise]
     letters = [bytes([letter]) + b"1\n." for letter in range(256)]
     for content in texts + noise + pickled + letters:

@@ -15,8 +15,8 @@ from pruning.recipes import RECIPES
 from pruning.runs import Env, Step
 
 CONF = Path(__file__).parents[1] / "conf"
-GROUPS = {group: sorted(p.stem for p in (CONF / group).glob("*.yaml")) for group in ("dataset", "arch", "stage", "prune")}
-GROUPS["recipe"] = sorted(p.stem for p in (CONF / "recipe").glob("*.yaml"))
+NAMES = ("dataset", "arch", "stage", "prune", "recipe")
+GROUPS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in NAMES}
 NO_FILES = ("digits", "cifar10", "cifar100")
 CHAINS = {"train": ["train"], "prune": ["train", "prune"], "finetune": ["train", "prune", "finetune"]}
 EPOCHS = {"quick": (8, 5), "original": (300, 40), "rethinking": (160, 40)}
@@ -43,7 +43,7 @@ def steps(*overrides: str) -> list[Step]:
 
 PAIRS = [
     (f"{a}={x}", f"{b}={y}")
-    for a, b in itertools.combinations(GROUPS, 2)
+    for a, b in [*itertools.product(["dataset"], ["arch", "stage", "prune", "recipe"]), ("recipe", "stage")]
     for x, y in itertools.product(GROUPS[a], GROUPS[b])
 ]
 
@@ -51,7 +51,7 @@ PAIRS = [
 def test_every_choice_of_every_group_is_there():
     assert GROUPS["arch"] == sorted(archs.BUILDERS)
     assert GROUPS["dataset"] == sorted(data.NAMES)
-    assert GROUPS["stage"] == sorted(plan.CHAINS)
+    assert GROUPS["stage"] == sorted([*plan.CHAINS, "status"])
     assert GROUPS["prune"] == sorted(CRITERIA)
     assert GROUPS["recipe"] == sorted(EPOCHS)
 
@@ -62,7 +62,7 @@ def test_every_yaml_is_the_config_or_in_a_group_that_is_tested():
 
 
 @pytest.mark.parametrize("overrides", PAIRS, ids=",".join)
-def test_every_pair_of_choices_composes_and_is_planned(overrides):
+def test_choices_compose_and_are_planned(overrides):
     config = composed(*overrides)
     chosen = dict(override.split("=") for override in overrides)
     assert set(config) == {"dataset", "arch", "stage", "seed", "resume", "env", *RECIPES}
@@ -71,7 +71,7 @@ def test_every_pair_of_choices_composes_and_is_planned(overrides):
             assert config[group]["name"] == name
     recipe = chosen.get("recipe", OF_DATASET[config["dataset"]["name"]])
     assert (config["train"]["epochs"], config["finetune"]["epochs"]) == EPOCHS[recipe]
-    if config["dataset"]["name"] in NO_FILES:
+    if config["dataset"]["name"] in NO_FILES and config["stage"]["name"] != "status":  # which only looks
         chain = plan.chain(config, Env.of(config["env"]), precision=lambda wanted: "fp32")
         assert [step.stage for step in chain] == CHAINS[config["stage"]["name"]]
         assert [step.parent for step in chain] == [None, *(step.id for step in chain[:-1])]
@@ -93,7 +93,9 @@ def test_every_arch_is_instantiated(arch):
         model = hydra.utils.instantiate(config.arch, num_classes=10)
         assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
         expected = archs.build(arch, 10)
-    assert [(k, v.shape) for k, v in model.state_dict().items()] == [(k, v.shape) for k, v in expected.state_dict().items()]
+    assert [(k, v.shape) for k, v in model.state_dict().items()] == [
+        (k, v.shape) for k, v in expected.state_dict().items()
+    ]
 
 
 @pytest.mark.parametrize("dataset, recipe", OF_DATASET.items())
@@ -118,9 +120,21 @@ def test_a_value_that_is_given_is_taken_whatever_the_recipe():
 def test_the_recipes_are_those_of_the_papers():
     original, rethinking = composed("recipe=original"), composed("recipe=rethinking")
     for config, epochs, batch_size, weight_decay in [(original, 300, 128, 5e-4), (rethinking, 160, 64, 1e-4)]:
-        expected = {"epochs": epochs, "batch_size": batch_size, "weight_decay": weight_decay, "momentum": 0.9, "lr": 0.1}
-        expected |= {"optimizer": "sgd", "nesterov": False, "schedule": "steps", "milestones": [0.5, 0.75], "decay": 0.1}
-        assert config["train"] == expected | {"precision": "auto"}
+        expected = {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "weight_decay": weight_decay,
+            "momentum": 0.9,
+            "lr": 0.1,
+        }
+        expected |= {
+            "optimizer": "sgd",
+            "nesterov": False,
+            "schedule": "steps",
+            "milestones": [0.5, 0.75],
+            "decay": 0.1,
+        }
+        assert config["train"].items() >= expected.items()
     one_cycle = {"schedule": "cosine", "lr": 0.1, "warmup": 0.1, "start": 0.1, "end": 0.001, "weight_decay": 1e-4}
     assert original["finetune"].items() >= (one_cycle | {"epochs": 40, "batch_size": 128}).items()
     constant = {"schedule": "constant", "lr": 0.001, "weight_decay": 1e-4, "epochs": 40, "batch_size": 64}

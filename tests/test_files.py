@@ -23,7 +23,7 @@ def test_what_is_written_is_read(tmp_path):
         files.write_json(path, value)
         assert files.read_json(path) == value
     assert path.read_bytes().endswith(b"\n")
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
 
 def test_bytes_are_written_as_they_are(tmp_path):
@@ -77,7 +77,7 @@ def test_writers_at_once_leave_one_whole_file(tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    assert path.read_bytes() in contents and os.listdir(tmp_path) == ["x"]
+    assert path.read_bytes() in contents and [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 WRITER = """

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -47,7 +48,7 @@ def test_one_cycle_is_that_of_torch():
     scheduler = torch.optim.lr_scheduler.OneCycleLR(opt, 0.1, total_steps=total, **options)
     ends = warmup * total - 1
     one_cycle = dict(schedule="cosine", warmup=warmup, start=0.1, end=0.001)
-    expected = rates(opt, scheduler, total - 1) + [opt.param_groups[0]["lr"]]
+    expected = [*rates(opt, scheduler, total - 1), opt.param_groups[0]["lr"]]
     for step, rate in enumerate(expected):
         after = (step - ends) / (total - 1 - ends)
         progress = warmup * step / ends if step < ends else warmup + (1 - warmup) * after
@@ -104,5 +105,5 @@ def test_up_then_down(schedule, warmup, start, end):
     grid = [learning_rate(i / 50, 1.0, schedule=schedule, warmup=warmup, start=start, end=end) for i in range(51)]
     rising = [rate for i, rate in enumerate(grid) if i / 50 < warmup]
     falling = [rate for i, rate in enumerate(grid) if i / 50 >= warmup]
-    assert all(a <= b + 1e-12 for a, b in zip(rising, rising[1:], strict=False))
-    assert all(a >= b - 1e-12 for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a <= b + 1e-12 for a, b in pairwise(rising))
+    assert all(a >= b - 1e-12 for a, b in pairwise(falling))

@@ -12,9 +12,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 @contextmanager
-def one_line() -> Iterator[None]:
-    """Turn exceptions into a line and exit status 1 (128 + signal when interrupted)."""
-    full = os.environ.get("HYDRA_FULL_ERROR")
+def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[None]:
+    """Turn exceptions into a line and exit status 1 (128 + signal when interrupted); `full` lets them through.
+
+    It may be nested; `full` is what the person has set: read when this is defined, before the outer one sets it.
+    """
+    before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would otherwise print in many lines
     try:
         yield
@@ -29,8 +32,8 @@ def one_line() -> Iterator[None]:
         sys.exit(1)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")
-        if full is not None:
-            os.environ["HYDRA_FULL_ERROR"] = full
+        if before is not None:
+            os.environ["HYDRA_FULL_ERROR"] = before
 
 
 def explain(error: BaseException) -> str:
