@@ -10,10 +10,11 @@ from typing import Any
 from pruning.errors import UserError
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write `content` to `path` so that no crash leaves a part of it; UserError when the disk refuses."""
+def write_whole(path: Path, content: bytes | memoryview) -> None:
+    """Write `content` to `path`, making its directory; no crash leaves a part. UserError if the disk refuses."""
     aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with aside.open("wb") as file:
             file.write(content)
             file.flush()
@@ -33,7 +34,7 @@ def read_json(path: Path) -> Any:
     """Return the content of `path`, or None if there is no such file."""
     try:
         return json.loads(path.read_bytes())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

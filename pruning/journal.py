@@ -1,7 +1,7 @@
 """The record of a step while it runs: rows, the state to continue from, the mirror; and the wish to stop."""
 
+import io
 import json
-import os
 import signal
 import time
 from dataclasses import dataclass, field
@@ -84,16 +84,9 @@ class RunJournal(Journal):
 
     def save(self, state: State) -> None:
         self.claim.check()
-        aside = self.run.path / ".resume.pt"
-        try:
-            with aside.open("wb") as file:
-                torch.save(state | {"elapsed": self.elapsed()}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            aside.replace(self.run.resume)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            aside.unlink(missing_ok=True)
-            raise cannot_write(self.run.resume, error if isinstance(error, OSError) else OSError(str(error))) from None
+        packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
+        torch.save(state | {"elapsed": self.elapsed()}, packed)
+        write_whole(self.run.resume, packed.getbuffer())
         if self.unsent:  # only what a resumed run will not say again
             self.mirror.row(self.unsent)
             self.unsent = None

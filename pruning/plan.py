@@ -69,6 +69,8 @@ def dataset_of(
     root = None if root is None else str(Path(str(root)).expanduser().resolve())
     info = described(name, root, env.data, progress)
     value_of("dataset.pad", node["pad"], int), value_of("dataset.flip", node["flip"], bool)
+    if node["pad"] < 0:
+        raise UserError(f"dataset.pad must be a whole number of pixels, 0 or more, got {node['pad']}")
     fraction = value_of("dataset.val_fraction", node["val_fraction"], float)
     if not 0 <= fraction < 1:
         raise UserError(f"dataset.val_fraction must be in [0, 1), got {fraction:g}")

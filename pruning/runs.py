@@ -7,13 +7,15 @@ needs to know to make the step: where things lie and how to call it; it never de
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from pruning.errors import UserError, one_of
 from pruning.files import read_json, write_json
 
+MODES = ("online", "offline", "disabled")
 VERSION = 1  # of what a spec means: raise it when the same spec would give another result
 
 
@@ -32,6 +34,14 @@ class Env:
 
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Env":
+        """Make an Env from a plain mapping; UserError for a wrong key, number of threads or mode of W&B."""
+        for key in plain:
+            one_of("a setting of env", key, (f.name for f in fields(cls)))
+        threads, mode = plain.get("threads"), (plain.get("wandb") or {}).get("mode")
+        if threads is not None and (type(threads) is not int or threads < 1):
+            raise UserError(f"env.threads must be a whole number >= 1, or null for all cores, got {threads!r}")
+        if mode is not None:
+            one_of("env.wandb.mode", mode, MODES)
         return cls(**plain | {"runs": Path(plain["runs"]).expanduser(), "data": Path(plain["data"]).expanduser()})
 
 

@@ -90,7 +90,6 @@ class Sweep:
     def record(self) -> Path:
         """Write down what is wanted and with which code; return the file."""
         path = self.env.runs / FOLDER / f"{self.title}.json"
-        path.parent.mkdir(parents=True, exist_ok=True)
         steps = [asdict(step) for step in self.steps]
         about = {"name": self.title, "when": time.time(), "code": hosts.code_version(), "env": self.env.plain()}
         write_json(path, about | {"steps": steps, "wanted": [step.id for step in self.wanted]})

@@ -1,5 +1,6 @@
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from pruning import archs
+from pruning import archs, execute
 from pruning.checkpoints import Checkpoint
 from tests.commands import ROOT, Command
 
@@ -20,7 +21,7 @@ def refused(command: Command) -> Callable[..., str]:
     """`refused("prune.percent=30")` returns the one line that such a command ends with."""
 
     def run(*overrides: str, cold: bool = False, runs: Path | None = None, **environ: str) -> str:
-        ended = command(*overrides, cold=cold, runs=runs, **environ)
+        ended = command("train.epochs=0", "finetune.epochs=0", *overrides, cold=cold, runs=runs, **environ)
         lines = ended.stderr.splitlines()
         assert (ended.returncode, len(lines)) == (1, 1), f"{ended.returncode}\n{ended.stdout}\n{ended.stderr}"
         assert lines[0].startswith("error: ")
@@ -68,7 +69,7 @@ VALUES = [
     ("sead=1", r"sead: there is no such key; allowed are .*; did you mean seed\?"),
     ("+sead=1", r"a key of the config must be one of .*, got 'sead'; did you mean seed\?"),
     ("env.run=x", r"env.run: there is no such key; allowed are .*; did you mean runs\?"),
-    ("+env.thread=1", r".*env.* must be one of .*, got 'thread'; did you mean threads\?"),
+    ("+env.thread=1", r"a setting of env must be one of .*, got 'thread'; did you mean threads\?"),
     ("prune.percent=0.3,0.5", r".*prune.percent=0.3,0.5.*(-m|--multirun).*"),
     ("prune.percent=", r"prune.percent .*"),
     ("prune.percent", r".*prune.percent.*"),
@@ -78,15 +79,31 @@ VALUES = [
 
 
 @pytest.mark.parametrize(("override", "message"), VALUES, ids=[override for override, _ in VALUES])
-def test_a_wrong_value_is_refused_in_one_line(refused: Callable[..., str], override: str, message: str) -> None:
-    line = refused(override)
-    assert re.fullmatch(message + ".*", line), line
+def test_a_wrong_value_is_refused_in_one_line(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, override: str, message: str
+) -> None:
+    """In this process, because there are many; nothing may start, whatever is accepted by mistake."""
+    places = [f"env.runs={tmp_path / 'runs'}", f"env.data={tmp_path}", "env.device=cpu", "env.threads=1"]
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "main.py"), *places, override])
+    # Hydra reads its plugins twice, the second time with HYDRA_FULL_ERROR=1
+    monkeypatch.delitem(sys.modules, "hydra_plugins.pruning_hydra.messages", raising=False)
+    monkeypatch.setattr(execute, "make", lambda *_: pytest.fail("was accepted"))
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    (line,) = capfd.readouterr().err.splitlines()
+    assert ended.value.code == 1 and not (tmp_path / "runs").exists()
+    assert re.fullmatch(f"error: {message}.*", line), line
     assert "HYDRA_FULL_ERROR" not in line  # that is for what nobody has thought of
 
 
 def test_a_cold_process_refuses_alike(refused: Callable[..., str]) -> None:
     assert refused("prune.percent=30", cold=True) == "prune.percent must be in [0, 1), got 30; did you mean 0.3?"
-    assert refused("sead=1", cold=True).endswith("did you mean seed?")
+
+
+def test_a_process_of_each_kind_of_mistake(refused: Callable[..., str]) -> None:
+    assert refused("seed=-1") == "seed must be a whole number >= 0, got -1"
+    assert refused("sead=1").endswith("did you mean seed?")
+    assert refused("arch=resnet21").startswith("arch=resnet21: there is no such option; ")
 
 
 def checkpoint(path: Path, arch: str = "resnet20", classes: int = 10) -> Path:
@@ -163,7 +180,7 @@ def test_without_a_network_the_line_says_where_to_put_the_archive(refused: Calla
 def test_a_place_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
-        line = refused("train.epochs=1", runs=place)
+        line = refused(runs=place)
         assert line.startswith(f"cannot write {place}") and line.endswith("choose another place with env.runs=DIR")
 
 

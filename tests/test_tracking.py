@@ -133,8 +133,10 @@ def refusing() -> Iterator[str]:
 
 def test_a_server_that_refuses_stops_nothing(command: Command, small: Small, refusing: str) -> None:
     only = (*small, "stage=train")
-    done = command(*only, "env.wandb.mode=online", WANDB_BASE_URL=refusing, WANDB_API_KEY=KEY, WANDB_MODE="")
-    assert (done.returncode, done.stderr) == (0, "")
+    done = command(*only, WANDB_BASE_URL=refusing, WANDB_API_KEY=KEY, WANDB_MODE="")
+    assert done.returncode == 0
+    # wandb-core complains of its telemetry whatever it is told
+    assert all(line.startswith("Failed to export ") for line in done.stderr.splitlines())
     assert sum("W&B" in line for line in done.stdout.splitlines()) == 1
     (run,) = made(command).values()
     assert run.result() and len(run.rows()) == 3

@@ -4,6 +4,7 @@ A shared step (the dense network of a seed) is a task of its own; the tasks that
 for it (`afterok`). A task carries the specs of its steps, frozen when it was submitted; it reads no YAML.
 """
 
+import io
 import json
 import shlex
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -136,7 +138,7 @@ def submit_array(
     """Submit one array, whose tasks start when job `after` has succeeded; return the job of each task."""
     folder = sweep.env.runs / FOLDER
     executor = submitit.AutoExecutor(folder / "slurm" / "%j", "slurm", slurm_max_num_timeout=settings["max_requeues"])
-    additional = {"requeue": True, **settings["additional"]}
+    additional = {"requeue": True, **(settings["additional"] or {})}
     if after:
         additional |= {"dependency": f"afterok:{after}", "kill-on-invalid-dep": "yes"}
     optional = {"slurm_partition": settings["partition"], "slurm_account": settings["account"]}
@@ -154,8 +156,12 @@ def submit_array(
         **{name: value for name, value in optional.items() if value is not None},
     )
     env = replace(sweep.env, threads=sweep.env.threads or settings["cpus_per_task"]).plain()
-    with executor.batch():
-        jobs = [executor.submit(Task([asdict(step) for step in task], env)) for task in tasks]
+    try:
+        with redirect_stderr(io.StringIO()), executor.batch():  # submitit prints what it also raises
+            jobs = [executor.submit(Task([asdict(step) for step in task], env)) for task in tasks]
+    except submitit.core.utils.FailedJobError as error:
+        reasons = [line.replace("sbatch: error: ", "") for line in str(error).splitlines()]
+        raise UserError(f"SLURM refuses the tasks: {'; '.join(reasons)}") from None
     ids = [job.job_id for job in jobs]
     with (folder / "jobs.jsonl").open("a") as file:
         for task, id in zip(tasks, ids, strict=True):

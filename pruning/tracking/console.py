@@ -42,7 +42,9 @@ class Bars(Reporter):
         self.console = Console()
         columns = ("{task.description}", BarColumn(24), "{task.percentage:>3.0f}%", "{task.fields[text]}")
         self.bars = Progress(
-            *(TextColumn(c) if isinstance(c, str) else c for c in columns), TimeRemainingColumn(), console=self.console
+            *(TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns),
+            TimeRemainingColumn(),
+            console=self.console,
         )
         self.task: Any = None
         self.text, self.since, self.images = "", 0.0, 0

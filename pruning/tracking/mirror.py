@@ -7,10 +7,12 @@ run cannot be continued. Whatever goes wrong here is said once and never stops a
 
 import os
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+QUIET = 600  # seconds without another try after the server did not answer
 INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
 FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
 
@@ -31,6 +33,8 @@ class Mirror:
 class Wandb(Mirror):
     """One W&B run; `settings` is the node `env.wandb`, `rows` what metrics.jsonl holds already."""
 
+    quiet_until = 0.0  # the steps of one process need not each find out that the server is gone
+
     def __init__(
         self,
         mode: str,
@@ -43,11 +47,17 @@ class Wandb(Mirror):
         self.mode, self.settings, self.about, self.home = mode, settings, about, home
         self.rows = rows
         self.run: Any = None
-        if mode == "online":
+        if mode == "online" and time.monotonic() < Wandb.quiet_until:
+            self.mode = "offline"
+        elif mode == "online":
             try:
                 self.start()
             except Exception as error:
+                import wandb
+
+                wandb.teardown()  # the service that failed still holds the id
                 self.mode = "offline"
+                Wandb.quiet_until = time.monotonic() + QUIET
                 say(f"W&B does not answer ({first_line(error)}); this step is kept for `wandb sync` in {home}")
 
     def start(self) -> None:
@@ -140,7 +150,7 @@ class Guarded(Mirror):
 
 
 def first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return (str(error) or type(error).__name__).splitlines()[0][:160]
 
 
 def mode_of(settings: dict[str, Any]) -> str:
@@ -148,9 +158,11 @@ def mode_of(settings: dict[str, Any]) -> str:
     mode = settings.get("mode") or os.environ.get("WANDB_MODE")
     if mode:
         return str(mode)
+    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
-    return "online" if wandb.login(prompt=False) else "offline"
+    # verifying would ask the server, and raise where there is no network; `init` finds out and falls back
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
 
 
 def mirror(
