@@ -54,6 +54,7 @@ def make_unless_claimed(step: Step, env: Env, reporter: tracking.Reporter, stop:
     """As `make`, but return None at once while another process makes the step."""
     run = Run.of(step, env.runs)
     if (result := run.result()) is not None:
+        run.resume.unlink(missing_ok=True)  # left by a process that was killed right after its last word
         return result
     if stop.signal:
         raise Interrupted

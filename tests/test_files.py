@@ -54,13 +54,18 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, before, call):
     assert not before or path.read_bytes() == before
 
 
-@pytest.mark.parametrize("place, reason", [("file/x", "Not a directory"), ("none/x", "No such file"), ("dir", "Is a ")])
+@pytest.mark.parametrize("place, reason", [("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")])
 def test_a_place_that_cannot_be_written(tmp_path, place, reason):
     (tmp_path / "file").write_text("I am a file")
     (tmp_path / "dir").mkdir()
     with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):
         files.write_whole(tmp_path / place, b"content")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dir", "file"]
+
+
+def test_the_directory_is_made(tmp_path):
+    files.write_whole(tmp_path / "a" / "b" / "x", b"content")
+    assert (tmp_path / "a" / "b" / "x").read_bytes() == b"content"
 
 
 def test_a_broken_json_is_an_error_and_not_nothing(tmp_path):

@@ -73,9 +73,9 @@ def test_ids_of_what_people_have_made_are_pinned(chain: Chain, overrides: tuple[
 
 
 def test_a_neutral_setting_changes_no_id(chain: Chain) -> None:
-    neutral = ("+train.label_smoothing=0", "+train.milestones=[0.5,0.75]", "dataset.val_fraction=0")
+    neutral = ("++train.label_smoothing=0", "++train.milestones=[0.5,0.75]", "dataset.val_fraction=0")
     assert ids(chain(*neutral)) == ids(chain())
-    assert ids(chain("+train.label_smoothing=0.1")) != ids(chain())
+    assert ids(chain("++train.label_smoothing=0.1")) != ids(chain())
 
 
 def test_each_choice_changes_the_steps_from_its_own_on(chain: Chain) -> None:
