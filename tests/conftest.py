@@ -17,6 +17,14 @@ from tests.commands import Command, Server
 torch.set_num_threads(1)
 
 
+SLOW = ("test_slurm", "test_chaos", "test_pool", "test_execute", "test_wandb_sweep", "test_tracking", "test_main")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the slow files first, so that two processes that take file after file end at about the same time."""
+    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+
+
 @pytest.fixture(autouse=True)
 def no_wandb(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")

@@ -19,7 +19,7 @@ from tests.test_pool import LONG, alive, gone, holders, start, workers
 SIZES = ("train.epochs=2", "finetune.epochs=1", "train.batch_size=128", "finetune.batch_size=128")
 SWEEP = (*SIZES, "prune.percent=0.3,0.6,0.9", "seed=0,1", "hydra.launcher.workers=2", "-m")
 STEPS, EPOCHS = 2 + 6 + 6, {"train": 2, "prune": 0, "finetune": 1}
-ROUNDS = 8  # with kills; then one without
+ROUNDS = ("parent", "workers", "workers and parent", "workers") * 2  # what is killed; then one without
 
 
 def models(runs: Path) -> dict[str, bytes]:
@@ -52,21 +52,21 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def disturb(running: Running, runs: Path, chance: random.Random, reference: dict[str, bytes]) -> None:
-    """Kill workers, and in a third of the rounds the parent, until the command ends."""
-    parent_dies = chance.random() < 1 / 3
-    for _ in range(chance.randint(1, 3)):
+def disturb(running: Running, runs: Path, targets: str, chance: random.Random) -> None:
+    """Kill what `targets` says at random moments, or nothing if the command ends before."""
+
+    def pause() -> None:
         at_work = chance.random() < 0.8  # else a worker that still starts, or is between two steps
         while running.status() is None and not (holders(runs) if at_work else workers(running)):
             time.sleep(0.01)
-        time.sleep(chance.choice([0, 0.05, 0.5, 2]) * chance.random())
-        if running.status() is not None:
-            return
-        if targets := sorted(process.pid for process in workers(running)):
-            kill(chance.choice(targets))
-        check(runs, reference)
-    if parent_dies:
-        time.sleep(chance.random())
+        time.sleep(chance.choice([0, 0.1, 1, 4]) * chance.random())
+
+    for _ in range(chance.randint(2, 4) if "workers" in targets else 0):
+        pause()
+        if pids := sorted(process.pid for process in workers(running)):
+            kill(chance.choice(pids))
+    if "parent" in targets:
+        pause()
         if running.status() is None:
             running.kill(signal.SIGKILL)
 
@@ -81,28 +81,24 @@ def belonging(runs: Path) -> list[psutil.Process]:
     return [process for process in found if alive(process)]
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_a_sweep_whose_processes_are_killed_again_and_again(
-    command: Command, reference: dict[str, bytes], seed: int
-) -> None:
+def test_a_sweep_whose_processes_are_killed_again_and_again(command: Command, reference: dict[str, bytes]) -> None:
     assert len(reference) == STEPS
-    chance, done, killed, said = random.Random(seed), None, 0, []
-    for _ in range(ROUNDS):
+    chance, ends = random.Random(0), []
+    for targets in ROUNDS:
         running = start(command, *SWEEP)
-        disturb(running, command.runs, chance, reference)
+        disturb(running, command.runs, targets, chance)
+        check(command.runs, reference)  # while the rest goes on
         done = running.wait(LONG)
-        assert done.returncode in (0, 1, -signal.SIGKILL), done.stderr
         assert "Traceback" not in done.stderr
-        killed += done.returncode != 0
-        said.append((done.returncode, check(command.runs, reference)))
-        if done.returncode == 0:
+        ends.append((targets, done.returncode, check(command.runs, reference)))
+        if ends[-1][-1] == STEPS:
             break
     done = start(command, *SWEEP).wait(LONG)
-    assert (done.returncode, done.stderr) == (0, ""), said
+    assert (done.returncode, done.stderr) == (0, ""), ends
     assert check(command.runs, reference) == STEPS and models(command.runs) == reference
-    assert killed, "nothing was disturbed"
+    assert {end for _, end, _ in ends} >= {1, -signal.SIGKILL} and {end for _, end, _ in ends} <= {0, 1, -9}, ends
     assert not holders(command.runs) and gone(belonging(command.runs))
     for run in every(command.runs):  # no trace of what was cut off
         names = {"config.json", "log.txt", "metrics.jsonl", "model.safetensors", "picture.png", "result.json"}
         assert {path.name for path in run.path.iterdir()} == names
-    print(said)
+    print(ends)

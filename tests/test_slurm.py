@@ -3,6 +3,7 @@
 Every model is compared byte by byte with that of one sweep made on this machine by the local launcher, undisturbed.
 """
 
+import json
 import os
 import shutil
 import signal
@@ -51,8 +52,9 @@ def shell(*command: str) -> str:
 
 
 def jobs(runs: Path) -> list[str]:
-    """Return the jobs that were submitted last for the steps in `runs`, in the order of submission."""
-    return list(dict.fromkeys(jobs_of(runs).values()))
+    """Return all jobs that were submitted for `runs`, the oldest first."""
+    file = runs / ".sweeps" / "jobs.jsonl"
+    return [json.loads(line)["job"] for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def about(job: str) -> dict[str, str]:
