@@ -112,8 +112,9 @@ class Board:
 
     def block(self, step: Step) -> None:
         for child in self.sweep.children[step.id]:
-            self.outcomes[child.id] = "not run"
-            self.block(child)
+            if child.id not in self.outcomes:  # else it was there before, whatever has become of its parent
+                self.outcomes[child.id] = "not run"
+                self.block(child)
 
     def raise_for_failures(self) -> None:
         """Say what failed and was not run, then raise UserError; Interrupted if it was stopped."""

@@ -54,7 +54,9 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch, before, call):
     assert not before or path.read_bytes() == before
 
 
-@pytest.mark.parametrize("place, reason", [("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")])
+@pytest.mark.parametrize(
+    "place, reason", [("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")]
+)
 def test_a_place_that_cannot_be_written(tmp_path, place, reason):
     (tmp_path / "file").write_text("I am a file")
     (tmp_path / "dir").mkdir()

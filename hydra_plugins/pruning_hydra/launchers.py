@@ -80,6 +80,6 @@ class SlurmLauncher(GraphLauncher):
         return "bf16" if on_gpu else super().precision(wanted, device)
 
     def run(self, sweep: Any) -> None:
-        from hydra_plugins.pruning_hydra import slurm
+        from hydra_plugins.pruning_hydra import _slurm  # so named, Hydra does not import it to list the plugins
 
-        slurm.launch(sweep, self.settings)
+        _slurm.launch(sweep, self.settings)
