@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from pruning import masks
 from pruning.data import Data, Split, eval_batches, steps_per_epoch, train_batches
 from pruning.errors import UserError
+from pruning.optimizers import optimizer_of, step_of
 from pruning.recipes import TrainRecipe
 from pruning.schedules import learning_rate
 
@@ -45,15 +46,6 @@ class Journal:
     def stopping(self) -> bool:
         """Return whether to stop at the next batch."""
         return False
-
-
-def optimizer_of(recipe: TrainRecipe, model: nn.Module) -> torch.optim.Optimizer:
-    """Return a fresh optimizer (so no momentum is carried into finetuning), with multi-tensor updates."""
-    common: dict[str, Any] = dict(lr=recipe.lr, weight_decay=recipe.weight_decay, foreach=True)
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
-    kind = torch.optim.Adam if recipe.optimizer == "adam" else torch.optim.AdamW
-    return kind(model.parameters(), betas=(recipe.betas[0], recipe.betas[1]), **common)
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -98,6 +90,7 @@ class Fitting:
         self.mask, self.data, self.recipe = mask, data, recipe
         self.seed, self.precision, self.journal = seed, precision, journal
         self.optimizer = optimizer_of(recipe, model)
+        self.update = step_of(self.optimizer)
         self.enforce = masks.enforcer(mask, model)
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.epoch, self.batch = 0, 0  # the next step to make
@@ -153,7 +146,7 @@ class Fitting:
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.optimizer.step()
+        self.update()
         self.enforce()
         right = (logits.detach().argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])

@@ -17,7 +17,7 @@ from tests.commands import Command, Running, Server
 from tests.test_pool import LONG, alive, gone, holders, start, workers
 
 SIZES = ("train.epochs=2", "finetune.epochs=1", "train.batch_size=128", "finetune.batch_size=128")
-SWEEP = (*SIZES, "prune.percent=0.3,0.6,0.9", "seed=0,1", "hydra.launcher.workers=2", "-m")
+SWEEP = (*SIZES, "prune.percent=0.3,0.6,0.9", "seed=0,1", "hydra.launcher.workers=2")
 STEPS, EPOCHS = 2 + 6 + 6, {"train": 2, "prune": 0, "finetune": 1}
 ROUNDS = ("parent", "workers", "workers and parent", "workers") * 2  # what is killed; then one without
 
@@ -101,4 +101,3 @@ def test_a_sweep_whose_processes_are_killed_again_and_again(command: Command, re
     for run in every(command.runs):  # no trace of what was cut off
         names = {"config.json", "log.txt", "metrics.jsonl", "model.safetensors", "picture.png", "result.json"}
         assert {path.name for path in run.path.iterdir()} == names
-    print(ends)

@@ -10,10 +10,11 @@ LEVELS = {
     0: ("errors", "rng", "schedules", "criteria", "tracking"),
     1: ("files", "masks", "data", "archs"),
     2: ("hosts", "checkpoints", "claims", "cost", "recipes", "runs"),
-    3: ("training", "plan", "report"),
-    4: ("stages", "journal", "sweeps"),
-    5: ("execute", "forecast", "watch"),
-    6: ("worker", "pool"),
+    3: ("optimizers", "plan", "report"),
+    4: ("training", "sweeps"),
+    5: ("stages", "journal", "forecast", "watch"),
+    6: ("execute",),
+    7: ("worker", "pool"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 FORBIDDEN = ("hydra", "omegaconf", "submitit", "hydra_plugins", "main", "tests")  # config stops at main

@@ -22,7 +22,7 @@ from pruning.training import Interrupted
 from tests.commands import Command, Running, Server
 from tests.test_sweeps import chain, place, sweep_of
 
-GRID = ("prune.percent=0.3,0.6", "seed=0,1", "train.epochs=20", "finetune.epochs=3", "hydra.launcher.workers=2", "-m")
+GRID = ("prune.percent=0.3,0.6", "seed=0,1", "train.epochs=20", "finetune.epochs=3", "hydra.launcher.workers=2")
 TIMES = ("seconds", "images_per_second")
 LONG = 600.0  # seconds; a busy machine is no failure
 
@@ -30,7 +30,7 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and PR_S
 
 
 def start(command: Command, *overrides: str) -> Running:
-    return command.start(*overrides, WANDB_MODE="disabled")
+    return command.start(*overrides, "-m", WANDB_MODE="disabled")
 
 
 def rows(run: Run) -> list[dict[str, float]]:
