@@ -6,11 +6,13 @@ A fork takes half a second where a cold start takes five, and gets killed, signa
 import json
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +98,10 @@ class Command:
         if cold:
             with out.open("w") as o, err.open("w") as e:
                 argv = [sys.executable, str(ROOT / "main.py"), *args]
-                process = subprocess.Popen(argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=o, stderr=e)
+                interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+                process = subprocess.Popen(
+                    argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=o, stderr=e, preexec_fn=interruptible
+                )
             return Running(args, process.pid, out, err, process.poll)
         pid = self.server.ask({"args": args, "env": env, "out": str(out), "err": str(err)})
         return Running(args, pid, out, err, lambda: self.server.status(pid))
@@ -113,6 +118,7 @@ def serve() -> None:
 
     import pruning.execute  # noqa: F401
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for line in sys.stdin:
         request = json.loads(line)
         if "wait" in request:
