@@ -35,6 +35,8 @@ class Env:
     @classmethod
     def of(cls, plain: dict[str, Any]) -> "Env":
         """Make an Env from a plain mapping; UserError for a wrong key, number of threads or mode of W&B."""
+        if not isinstance(plain, dict):
+            raise UserError(f"env must be a group of settings like env.runs=DIR, got {plain!r}")
         for key in plain:
             one_of("a setting of env", key, (f.name for f in fields(cls)))
         threads, mode = plain.get("threads"), (plain.get("wandb") or {}).get("mode")
