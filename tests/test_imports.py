@@ -13,7 +13,7 @@ LEVELS = {
     3: ("optimizers", "plan", "report"),
     4: ("training", "sweeps"),
     5: ("stages", "journal", "forecast", "watch"),
-    6: ("execute",),
+    6: ("execute", "board"),
     7: ("worker", "pool"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}

@@ -8,75 +8,29 @@ import io
 import json
 import shlex
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import submitit
 
-from pruning import execute, forecast, hosts, plan, tracking
+from hydra_plugins.pruning_hydra._slurm_task import Task, afterwards
+from pruning import forecast, hosts, plan
 from pruning.errors import UserError
 from pruning.files import write_json
-from pruning.runs import Env, Step
+from pruning.runs import Step
 from pruning.sweeps import FOLDER, Sweep, jobs_of, states
-from pruning.training import Interrupted
 from pruning.watch import Watch, failure_text, sweep_text
-from pruning.worker import redirect
 
 ROOT = Path(__file__).resolve().parents[2]
 POLL = 2.0  # seconds between looks while waiting
-GRACE = 600  # seconds that a job waits for its end after SIGTERM
 EARLY = 60  # seconds that SLURM may send a signal before its time
 LARGEST = 1000  # tasks in one array; SLURM's MaxArraySize is 1001 unless its administrator chose otherwise
-
-
-@dataclass(frozen=True)
-class Task:
-    """Makes its steps, one after the other, in a SLURM job; submitit pickles it."""
-
-    steps: list[dict[str, Any]]
-    env: dict[str, Any]
-
-    def __call__(self) -> None:
-        env, reporter = Env.of(self.env), tracking.Reporter()
-        hosts.prepare(env.threads)
-        with execute.Stop() as stop:
-            try:
-                for step in [Step(**plain) for plain in self.steps]:
-                    redirect(env.runs / step.name / "log.txt")
-                    execute.make(step, env, reporter, stop)
-            except Interrupted:
-                leave(stop)
-
-    def checkpoint(self) -> submitit.helpers.DelayedSubmission:
-        """Called by submitit's handler before it requeues the job: the state lies on the disk already."""
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def leave(stop: execute.Stop) -> None:
-    """End the process after its state is saved, so that the job comes back if it should."""
-    if stop.signal == signal.SIGUSR2:  # time-out, or preemption with notice: submitit requeues the job and exits
-        stop.before[signal.SIGUSR2](signal.SIGUSR2, None)
-    raise SystemExit(128 + (stop.signal or 0))
-
-
-def afterwards(requeues: int) -> list[str]:
-    """Return the lines of the job's script for what Python cannot do: it may be gone before it can catch a signal."""
-    return [
-        "status=$?",
-        f"if [ $status = {128 + signal.SIGUSR2} ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {requeues} ]; then",
-        "  scontrol requeue $SLURM_JOB_ID",
-        "fi",
-        # SIGTERM comes with scancel, but also with preemption, and a job that ends by itself then does not come back
-        f"if [ $status = {128 + signal.SIGTERM} ]; then sleep {GRACE}; fi",
-        "exit $status",
-    ]
 
 
 def launch(sweep: Sweep, settings: Mapping[str, Any]) -> None:
