@@ -18,47 +18,52 @@ from hydra_plugins.pruning_hydra.messages import one_line
 def main(composed: DictConfig) -> None:
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
-        hydra_config = HydraConfig.get()
+        launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
         if config["stage"]["name"] == "status":
             show_status(config)
-        elif hydra_config.runtime.choices["hydra/launcher"] != "local":  # one cell, as a sweep of one
-            hydra.utils.instantiate(hydra_config.launcher).start([config])
-        else:
+        elif launcher.single_in_process:
             make(config)
+        else:  # one cell, as a sweep of one
+            launcher.start([config])
 
 
 def make(config: dict[str, Any]) -> None:
     """Make the result that `config` asks for, in this process."""
-    from pruning import execute, hosts, plan, report, tracking  # torch is slow to import, and --help needs none of it
-    from pruning.runs import Env, Run
-    from pruning.training import Interrupted
+    from pruning import report, tracking  # torch is slow to import, and --help needs none of it
+    from pruning.env import Env
+    from pruning.errors import Interrupted
+    from pruning.pipeline import plan
+    from pruning.pipeline.execute import run_step
+    from pruning.pipeline.stop import StopRequest
+    from pruning.runs import Run
 
-    env = Env.of(config["env"])
-    hosts.prepare(env.threads)
+    env = Env.from_config(config["env"])
+    env.prepare()
     reporter, agent = tracking.reporter(), tracking.adopt_agent()
     steps = plan.chain(config, env, progress=reporter.work)
     missing = plan.missing(steps, env.runs)
     for step in steps:
         if step not in missing:
             reporter.note(f"{step.name}: done before, reused")
-    with execute.Stop() as stop:
+    with StopRequest() as stop:
         try:
-            results = [execute.make(step, env, reporter, stop) for step in steps]
+            results = [run_step(step, env, reporter, stop) for step in steps]
         except Interrupted:
             reporter.note("stopped, with the state saved; the same command continues")
             sys.exit(128 + (stop.signal or 0))
-    tracking.answer_agent(agent, results[-1])
-    places = {step.id: str(Run.of(step, env.runs).path) for step in steps}
-    reporter.note("\n" + report.text(report.table(results, places)))
-    reporter.note(f"\npicture: {Run.of(steps[-1], env.runs).path / 'picture.png'}")
+    tracking.answer_agent(agent, dict(results[-1]))
+    runs = [Run.for_step(step, env.runs) for step in steps]
+    table = report.table(zip(results, (run.path for run in runs), strict=True))
+    reporter.note("\n" + report.text(table, tuple(report.COLUMNS)))
+    reporter.note(f"\npicture: {runs[-1].path / 'picture.png'}")
 
 
 def show_status(config: dict[str, Any]) -> None:
     """Print what is done, running, waiting and failed."""
-    from pruning.runs import Env
-    from pruning.watch import status_text
+    from pruning.env import Env
+    from pruning.pipeline.watch import status_text
 
-    print(status_text(Env.of(config["env"]).runs))
+    print(status_text(Env.from_config(config["env"]).runs))
 
 
 if __name__ == "__main__":

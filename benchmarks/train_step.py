@@ -17,13 +17,13 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from PIL import Image
+from pruning.recipes import TrainRecipe
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from pruning import archs, hosts, masks, rng
 from pruning.data import Data, Split
-from pruning.recipes import TrainRecipe
 from pruning.training import Fitting, Journal
 
 IMAGES = 2_000

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from pruning import archs
 from pruning.errors import UserError
 from pruning.files import write_whole
 from pruning.masks import Mask, prunable
@@ -44,10 +45,14 @@ class Checkpoint:
         packed = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
         write_whole(path, packed)
 
-    def load_into(self, model: nn.Module) -> nn.Module:
-        """Copy the weights into `model` and return it."""
+    def network(self) -> nn.Module:
+        """Return a new network with these weights, on the CPU, in evaluation mode.
+
+        It takes images (N, 3, H, W), float32, pixels scaled to 0..1 and then normalised with `normalisation`.
+        """
+        model = archs.build(self.arch, self.num_classes)
         model.load_state_dict(self.weights)
-        return model
+        return model.eval()
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
@@ -55,8 +60,10 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
 
 
-def load(path: Path) -> Checkpoint:
-    """Read a file that `Checkpoint.save` wrote."""
+def load(path: Path | str) -> Checkpoint:
+    """Read a file that `Checkpoint.save` wrote, or the one in a run's directory; UserError if it is none."""
+    path = Path(path)
+    path = path / "model.safetensors" if path.is_dir() else path
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["pruning"])
@@ -69,12 +76,12 @@ def load(path: Path) -> Checkpoint:
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated?") from None
 
 
-def load_original(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint:
+def load_original(path: Path, arch: str, num_classes: int) -> Checkpoint:
     """Read a `.pth.tar` of the original code: a dict with `state_dict`, its keys with or without `module.`.
 
     Its zeros in convolution weights become the mask (there the zeros *are* the mask); other entries are ignored.
-    `about` says what such a file does not: architecture, classes, normalisation.
     """
+    model = archs.build(arch, num_classes)
     make = np.float64(0).__reduce__()[0]  # best_acc is often a numpy number
     scalar: list[Any] = [make, np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType]
     scalar.append((make, "numpy.core.multiarray.scalar"))  # its name before numpy 2
@@ -94,29 +101,28 @@ def load_original(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint
             weights.setdefault(name, torch.zeros_like(buffer))
     mask = {name: weights[name] != 0 for name in prunable(model) if name in weights}
     mask = mask if any(bool((~keep).any()) for keep in mask.values()) else {}
-    return Checkpoint(weights, mask, about.arch, about.num_classes, about.normalisation)
+    return Checkpoint(weights, mask, arch, num_classes, {})
 
 
-def read(path: Path, model: nn.Module, about: Checkpoint) -> Checkpoint:
-    """Read either kind of file and check it against `model`; UserError names the first differences."""
+def load_as(path: Path, arch: str, num_classes: int) -> Checkpoint:
+    """Read either kind of file and check it against that network; UserError names the first differences."""
     if not path.is_file():
-        raise UserError(f"resume={path}: no such file, and no run has that id")
+        raise UserError(f"path={path}: no such file, and no run has that id", "path")
     with path.open("rb") as file:
         head = file.read(9)
-    found = load(path) if head[8:9] == b"{" else load_original(path, model, about)
-    if (found.arch, found.num_classes) != (about.arch, about.num_classes):
+    found = load(path) if head[8:9] == b"{" else load_original(path, arch, num_classes)
+    if (found.arch, found.num_classes) != (arch, num_classes):
         raise UserError(
-            f"resume={path} holds {found.arch} for {found.num_classes} classes, not {about.arch} for "
-            f"{about.num_classes}; give arch={found.arch} and its dataset"
+            f"path={path} holds {found.arch} for {found.num_classes} classes, not {arch} for {num_classes}; "
+            f"give arch={found.arch} and its dataset",
+            "path",
         )
-    wanted = {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    wanted = {name: tuple(t.shape) for name, t in archs.build(arch, num_classes).state_dict().items()}
     differences = list(compare({k: tuple(t.shape) for k, t in found.weights.items()}, wanted))
     if differences:
         more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
-        raise UserError(
-            f"resume={path} does not fit arch={about.arch} with {about.num_classes} classes: "
-            f"{'; '.join(differences[:3])}{more}"
-        )
+        text = f"path={path} does not fit arch={arch} with {num_classes} classes: {'; '.join(differences[:3])}{more}"
+        raise UserError(text, "path")
     return found
 
 
@@ -138,7 +144,7 @@ def digest(path: Path) -> str:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise UserError(f"resume={path} cannot be read: {error.strerror}") from None
+        raise UserError(f"path={path} cannot be read: {error.strerror}", "path") from None
 
 
 def first_line(error: Exception) -> str:

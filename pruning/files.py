@@ -1,4 +1,4 @@
-"""Files that are whole or not there: write aside, fsync, rename."""
+"""Files that are whole or not there: write beside it, fsync, rename."""
 
 import contextlib
 import json
@@ -12,17 +12,17 @@ from pruning.errors import UserError
 
 def write_whole(path: Path, content: bytes | memoryview) -> None:
     """Write `content` to `path`, making its directory; no crash leaves a part. UserError if the disk refuses."""
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with aside.open("wb") as file:
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        temporary.replace(path)
     except OSError as error:
         with contextlib.suppress(OSError):  # the first error is the one to show
-            aside.unlink()
+            temporary.unlink()
         raise cannot_write(path, error) from None
 
 
@@ -38,7 +38,9 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"cannot write {path}: {error.strerror or error}; free some space or choose another place with env.runs=DIR"
-    )
+class CannotWriteError(UserError):
+    """The disk refuses: full, read-only, no permission, or no such place."""
+
+
+def cannot_write(path: Path, error: OSError) -> CannotWriteError:
+    return CannotWriteError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place")

@@ -8,10 +8,10 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-
-from pruning import archs, data, plan
 from pruning.criteria import CRITERIA
 from pruning.recipes import RECIPES
+
+from pruning import archs, data, plan
 from pruning.runs import Env, Step
 
 CONF = Path(__file__).parents[1] / "conf"

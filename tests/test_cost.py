@@ -1,9 +1,9 @@
 import pytest
 import torch
+from pruning.cost import cost, positions
 from torch import Tensor, nn
 
 from pruning import archs, masks
-from pruning.cost import cost, positions
 
 SHAPE = (3, 9, 7)
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
+from pruning.criteria import CRITERIA
 from torch import Tensor, nn
 
 from pruning import masks, rng
-from pruning.criteria import CRITERIA
 
 BATCH = (torch.zeros(2, 3, 8, 8), torch.zeros(2, dtype=torch.int64))
 

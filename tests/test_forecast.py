@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from pruning.sweeps import Sweep
 
 from hydra_plugins.pruning_hydra.launchers import PlanLauncher
 from pruning import forecast
 from pruning.runs import Env, Step
-from pruning.sweeps import Sweep
 from tests.commands import Command
 from tests.test_compose import Hydra, initialised
 from tests.test_sweeps import chain, place, step, sweep_of

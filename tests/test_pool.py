@@ -12,12 +12,12 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from pruning.pool import Board, Slot, Worker, slots
+from pruning.sweeps import Sweep, recorded
 
 from pruning import claims, pool
 from pruning.errors import UserError
-from pruning.pool import Board, Slot, Worker, slots
 from pruning.runs import Env, Run, Step, every
-from pruning.sweeps import Sweep, recorded
 from pruning.training import Interrupted
 from tests.commands import Command, Running, Server
 from tests.test_sweeps import chain, place, sweep_of

@@ -3,9 +3,9 @@ import math
 from typing import Any
 
 import pytest
+from pruning.recipes import RECIPES, FinetuneRecipe, PruneRecipe, TrainRecipe, value_of
 
 from pruning.errors import UserError, one_of
-from pruning.recipes import RECIPES, FinetuneRecipe, PruneRecipe, TrainRecipe, value_of
 
 TRAIN: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.05}
 PRUNE: dict[str, Any] = {"percent": 0.8}

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pruning.sweeps import jobs_of, recorded
 
 from pruning import claims
 from pruning.runs import Run, every
-from pruning.sweeps import jobs_of, recorded
 from tests.commands import ROOT, Command, Running, Server
 
 PATIENCE = 600.0  # seconds; nothing here is about speed

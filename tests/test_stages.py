@@ -3,13 +3,13 @@ from functools import cache
 
 import pytest
 import torch
+from pruning.cost import cost
+from pruning.recipes import FinetuneRecipe, PruneRecipe, TrainRecipe
 
 from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
-from pruning.cost import cost
 from pruning.data import Data, Split
 from pruning.errors import UserError
-from pruning.recipes import FinetuneRecipe, PruneRecipe, TrainRecipe
 from pruning.stages import STAGES, Context, finetune, prune, train
 from pruning.training import Journal
 

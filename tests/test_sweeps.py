@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from pruning.sweeps import State, Sweep, settings, state_of, states
 
 from pruning import claims, hosts, sweeps
 from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.runs import Env, Run, Step
-from pruning.sweeps import State, Sweep, settings, state_of, states
 from tests.test_plan import composed
 
 STAGES = ("train", "prune", "finetune")

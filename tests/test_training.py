@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning.recipes import FinetuneRecipe, TrainRecipe
+from pruning.schedules import learning_rate
 from torch import Tensor, nn
 
 from pruning import archs, masks, rng
 from pruning.data import Data, Split, train_batches
 from pruning.errors import UserError
-from pruning.recipes import FinetuneRecipe, TrainRecipe
-from pruning.schedules import learning_rate
 from pruning.training import Fitting, Interrupted, Journal, State, evaluate, fit, measure
 
 SGD = TrainRecipe(epochs=2, batch_size=10, lr=0.05, momentum=0.9, nesterov=True, weight_decay=5e-4, schedule="linear")

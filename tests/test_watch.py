@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import rich.console
+from pruning.sweeps import Sweep
 
 from pruning import claims, hosts, sweeps, watch
 from pruning.files import write_json
 from pruning.runs import Run, Step
-from pruning.sweeps import Sweep
 from pruning.tracking.live import Drawn, LiveTable, live_table
 from tests.commands import ROOT
 from tests.test_sweeps import chain, dead, place, sweep_of

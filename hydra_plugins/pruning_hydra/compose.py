@@ -1,7 +1,6 @@
-"""Compose the configs of all jobs of a sweep, once a job costs milliseconds instead of a tenth of a second.
+"""Compose every job of a sweep in milliseconds each: Hydra once per choice of groups, then plain values set on a copy.
 
-Hydra composes each job from the YAML files anew. Here that is done once for each choice of groups (dataset, arch,
-recipe, ...); the plain values that a sweep varies are set on a copy. So 2,000 cells are composed in seconds.
+Hydra itself composes each job from the YAML files again, which takes a tenth of a second.
 """
 
 import copy

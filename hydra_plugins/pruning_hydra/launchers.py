@@ -1,6 +1,5 @@
-"""The launchers: each turns all jobs of a sweep into one graph of steps, and has it made in its own way."""
+"""The launchers as Hydra sees them: each turns all jobs of a sweep into one graph of steps and hands it on."""
 
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,75 +10,63 @@ from omegaconf import DictConfig
 
 from hydra_plugins.pruning_hydra.compose import configs
 
-# torch is imported inside the functions: Hydra imports this file to list the plugins, also for --help
+# pruning.launch is imported inside the functions: Hydra imports this file to list the plugins, also for --help
 
 
 class GraphLauncher(Launcher):
     """What all launchers share; its settings are those of its YAML."""
 
+    single_in_process = False  # whether main.py makes a single cell itself
+
     def __init__(self, **settings: Any) -> None:
-        self.settings = settings
+        self.node = settings
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         self.start(configs(self.context, self.config, job_overrides))
-        return []  # the results lie on the disk
+        return []  # the results are on the disk
 
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
-        """Look at every cell before anything runs, then run the sweep."""
-        from pruning.sweeps import Sweep
-
-        self.run(Sweep.of(cells, self.precision))
-
-    def precision(self, wanted: str, device: str) -> str:
-        """Return what "auto" means where the steps will run."""
-        from pruning import hosts
-
-        return hosts.precision(wanted, hosts.device(device))
-
-    def run(self, sweep: Any) -> None:
+        """Read every cell before anything runs, then run the sweep."""
         raise NotImplementedError
+
+    def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
+        from pruning.pipeline.sweep import Sweep
+        from pruning.tracking import reporter
+
+        return Sweep.from_cells(cells, resolve, reporter().work)
 
 
 class PlanLauncher(GraphLauncher):
     """Prints what would run; runs nothing and writes nothing."""
 
-    def run(self, sweep: Any) -> None:
-        from pruning import forecast
+    def start(self, cells: Sequence[dict[str, Any]]) -> None:
+        from pruning.pipeline import forecast
+        from pruning.settings import Settings
 
-        print(forecast.plan_text(sweep))
+        Settings.read(self.node, "hydra.launcher")
+        print(forecast.plan_text(self.sweep(cells)))
 
 
 class LocalLauncher(GraphLauncher):
     """This machine: a pool of workers."""
 
-    def run(self, sweep: Any) -> None:
-        from pruning import forecast, pool
-        from pruning.watch import Watch, sweep_text
+    single_in_process = True
 
-        places = pool.slots(sweep.env, self.settings["per_device"], self.settings["workers"])
-        sweep.record()
-        print("\n".join(forecast.totals(sweep)), flush=True)
-        began, watch = time.monotonic(), Watch(sweep)
-        try:
-            board = pool.run(sweep, places, watch.look)
-        finally:
-            watch.close()
-        print(sweep_text(sweep, time.monotonic() - began))
-        board.raise_for_failures()
+    def start(self, cells: Sequence[dict[str, Any]]) -> None:
+        from pruning.launch import local
+
+        settings = local.LocalSettings.read(self.node, "hydra.launcher")
+        local.launch(self.sweep(cells), settings)
 
 
 class SlurmLauncher(GraphLauncher):
     """A SLURM cluster: submits and returns, or waits with `hydra.launcher.wait=true`."""
 
-    def precision(self, wanted: str, device: str) -> str:
-        # the login node rarely has the GPU that the tasks will have; those since 2020 compute in bf16
-        on_gpu = self.settings["gpus_per_task"] and device == "auto" and wanted == "auto"
-        return "bf16" if on_gpu else super().precision(wanted, device)
+    def start(self, cells: Sequence[dict[str, Any]]) -> None:
+        from pruning.launch import slurm
 
-    def run(self, sweep: Any) -> None:
-        from hydra_plugins.pruning_hydra import _slurm  # so named, Hydra does not import it to list the plugins
-
-        _slurm.launch(sweep, self.settings)
+        settings = slurm.SlurmSettings.read(self.node, "hydra.launcher")
+        slurm.launch(self.sweep(cells, lambda wanted, env: slurm.resolve_precision(wanted, env, settings)), settings)

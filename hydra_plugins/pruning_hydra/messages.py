@@ -1,4 +1,4 @@
-"""Whatever goes wrong is said in one line on stderr; the traceback is for those who set HYDRA_FULL_ERROR=1."""
+"""Whatever goes wrong is one line on stderr; the traceback is for those who set HYDRA_FULL_ERROR=1."""
 
 import difflib
 import os
@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
+from pruning.errors import Interrupted, UserError
+
 
 @contextmanager
 def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[None]:
     """Turn exceptions into a line and exit status 1 (128 + signal when interrupted); `full` lets them through.
 
-    It may be nested; `full` is what the person has set: read when this is defined, before the outer one sets it.
+    It may be nested: the default is read at import, before an outer call sets the variable.
     """
     before = os.environ.get("HYDRA_FULL_ERROR")
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises what it would otherwise print in many lines
@@ -23,9 +25,9 @@ def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[
         yield
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
+    except Interrupted:  # where it was raised, a message was printed
+        sys.exit(128 + signal.SIGINT)
     except Exception as error:
-        if type(error).__name__ == "Interrupted":  # said where it was caught first
-            sys.exit(128 + signal.SIGINT)
         if full:
             raise
         print(f"error: {explain(error)}", file=sys.stderr)
@@ -38,8 +40,6 @@ def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[
 
 def explain(error: BaseException) -> str:
     """Return what is wrong and what to do, in one line."""
-    from pruning.errors import UserError
-
     chain = [error]
     while cause := (chain[-1].__cause__ or chain[-1].__context__):
         chain.append(cause)

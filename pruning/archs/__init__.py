@@ -34,7 +34,7 @@ def build(name: str, num_classes: int) -> nn.Module:
 
     Its weights are torch's defaults from the global random state: follow with `initialise` or load a checkpoint.
     """
-    errors.one_of("arch", name, BUILDERS)
+    errors.check_choice("arch", name, BUILDERS)
     if type(num_classes) is not int or num_classes < 2:
         raise errors.UserError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
     return BUILDERS[name](num_classes)

@@ -1,12 +1,12 @@
-"""Files that only save time: written aside, fsynced, renamed; a directory that cannot be written is no error."""
+"""Files that only save time: a directory that cannot be written is no error, the work is done again next time."""
 
 import contextlib
-import os
-import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 from torch import Tensor
+
+from pruning.errors import UserError
+from pruning.files import write_whole
 
 
 def read_text(path: Path) -> str | None:
@@ -18,7 +18,8 @@ def read_text(path: Path) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
-    _write(path, lambda aside: aside.write_text(text))
+    with contextlib.suppress(UserError):
+        write_whole(path, text.encode())
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
@@ -33,23 +34,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
-    _write(path, lambda aside: save_file(tensors, aside))
-
-
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    from safetensors import SafetensorError
-
-    aside = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write(aside)
-        with aside.open("rb") as file:
-            os.fsync(file.fileno())
-        aside.replace(path)
-    except (OSError, SafetensorError):  # read-only or full: the work is done again next time
-        pass
-    finally:
-        with contextlib.suppress(OSError):
-            aside.unlink(missing_ok=True)
+    with contextlib.suppress(UserError):
+        write_whole(path, save(tensors))

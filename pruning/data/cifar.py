@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from pruning.data.values import Channels, Data, Progress, Split
+from pruning.data.values import Channels, Data, Info, Progress, Split
 from pruning.errors import UserError
 
 TIMEOUT = 30.0  # seconds without a byte; the default waits for ever behind some firewalls
@@ -36,6 +36,10 @@ SOURCES = {
     "cifar10": Source("CIFAR-10", "CIFAR10", 10, (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
     "cifar100": Source("CIFAR-100", "CIFAR100", 100, (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
 }
+
+
+def info(name: str, cache: Path, progress: Progress | None = None) -> Info:
+    return Info(SOURCES[name].num_classes, None)
 
 
 def load(name: str, cache: Path, progress: Progress | None = None) -> Data:

@@ -13,7 +13,7 @@ from torch import Tensor
 from pruning.data.values import Progress
 from pruning.errors import UserError
 
-CHUNK = 128  # files: small images in threads are all waiting for each other if handed out one by one
+CHUNK = 128  # files per task: one task per small image spends its time on the queue
 
 
 def read(path: Path) -> bytes:

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from pruning import rng
-from pruning.data.values import Data, Split
+from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
 
 CLASSES = tuple("0123456789")
@@ -15,12 +15,16 @@ TEST_PER_CLASS = 36  # about 20 % of the 174 to 183 images of a class
 MEAN, STD = 0.3053, 0.3760  # of the training pixels, the same in each channel
 
 
-def load() -> Data:
+def info(cache: Path, progress: Progress | None = None) -> Info:
+    return Info(len(CLASSES), None)
+
+
+def load(cache: Path, progress: Progress | None = None) -> Data:
     """Return the 1,797 digits: 0..16 scaled to 0..255, each pixel 4x4, grey in three channels; 360 for the test."""
     # Not load_digits(): importing scikit-learn takes seconds, reading its file takes milliseconds.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
-        raise UserError("dataset=digits needs scikit-learn, which holds the images; install it")
+        raise UserError("digits needs scikit-learn, which holds the images; install it")
     file = Path(spec.origin).parent / "datasets" / "data" / "digits.csv.gz"
     table = torch.from_numpy(np.loadtxt(file, delimiter=",", dtype=np.int64))
     small = table[:, :-1].mul(255 / 16).round().to(torch.uint8).view(-1, 8, 8, 1)

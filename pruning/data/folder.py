@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pruning.data import cache as store
 from pruning.data.decode import decode, in_chunks, read
-from pruning.data.values import Channels, Data, Progress, Split
+from pruning.data.values import Channels, Data, Info, Progress, Split
 from pruning.errors import UserError
 
 PARTS = ("train", "test")
@@ -39,9 +39,8 @@ class Folder:
 def scan(root: str | None) -> Folder:
     """List the folder without opening a file; a UserError names what is missing, empty or does not match."""
     if root is None:
-        raise UserError(
-            "dataset.root must be given for image_folder: the directory with train/CLASS/* and test/CLASS/*"
-        )
+        text = "root must be given for image_folder: the directory with train/CLASS/* and test/CLASS/*"
+        raise UserError(text, "root")
     base = Path(root).expanduser().absolute()
     classes = {part: _class_names(base, part) for part in PARTS}
     for part, other in (PARTS, PARTS[::-1]):
@@ -81,7 +80,12 @@ def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -
     return result
 
 
-def load(root: str | None, cache: Path, progress: Progress | None = None) -> Data:
+def info(cache: Path, progress: Progress | None = None, *, root: str | None) -> Info:
+    listing = scan(root)
+    return Info(len(listing.classes), fingerprint(listing, cache, progress))
+
+
+def load(cache: Path, progress: Progress | None = None, *, root: str | None) -> Data:
     """Return the folder's images, decoded once and kept in `cache`; the constants are of its training pixels."""
     folder = scan(root)
     kept = cache.expanduser() / "image_folder" / f"{fingerprint(folder, cache, progress)}.safetensors"
@@ -101,7 +105,8 @@ def load(root: str | None, cache: Path, progress: Progress | None = None) -> Dat
 def _class_names(base: Path, part: str) -> tuple[str, ...]:
     for directory in (base, base / part):
         if not directory.is_dir():
-            raise UserError(f"dataset.root must have train/CLASS/* and test/CLASS/*: {directory} is not a directory")
+            text = f"root must have train/CLASS/* and test/CLASS/*: {directory} is not a directory"
+            raise UserError(text, "root")
     names = sorted(entry.name for entry in _entries(base / part) if entry.is_dir())
     if not names:
         raise UserError(f"{base / part} has no class folders; images belong in {base / part / 'CLASS'}")

@@ -1,73 +1,84 @@
 """One door for every dataset."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from pruning import rng
 from pruning.data import cifar, digits, folder
 from pruning.data.values import Data, Info, Progress, Split
-from pruning.errors import UserError, one_of
+from pruning.errors import UserError
+from pruning.settings import Axes, Settings, setting
 
-NAMES = ("digits", "cifar10", "cifar100", "image_folder")
+CACHE = Path("data")
 
 
-def info(name: str, *, root: str | None, cache: Path, progress: Progress | None = None) -> Info:
+@dataclass(frozen=True)
+class Dataset:
+    """Both functions take (cache, progress) and, keyword-only, the dataset's own settings."""
+
+    info: Callable[..., Info]
+    load: Callable[..., Data]
+
+
+DATASETS: dict[str, Dataset] = {
+    "digits": Dataset(digits.info, digits.load),
+    "cifar10": Dataset(partial(cifar.info, "cifar10"), partial(cifar.load, "cifar10")),
+    "cifar100": Dataset(partial(cifar.info, "cifar100"), partial(cifar.load, "cifar100")),
+    "image_folder": Dataset(folder.info, folder.load),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings(Settings):
+    """Which images, and how they are augmented; `name` is one of DATASETS.
+
+    `val_fraction` holds out exactly round(val_fraction * n) of the n training images of each class, the same ones for
+    every seed. `pad` is the padding of the random crop, in pixels; `flip` mirrors half of the images.
+    """
+
+    name: str
+    root: str | None = None  # the directory of an image_folder
+    val_fraction: float = setting(0.0, least=0, below=1)
+    pad: int = setting(0, least=0)
+    flip: bool = False
+
+    @classmethod
+    def axes(cls) -> Axes:
+        return {"name": {name: dataset.load for name, dataset in DATASETS.items()}}
+
+
+def info(settings: DatasetSettings, *, cache: Path = CACHE, progress: Progress | None = None) -> Info:
     """Return what a run's identity needs; an image_folder is read once for its fingerprint, then remembered."""
-    one_of("dataset", name, NAMES)
-    if name == "image_folder":
-        listing = folder.scan(root)
-        return Info(len(listing.classes), folder.fingerprint(listing, cache, progress))
-    return Info(cifar.SOURCES[name].num_classes if name in cifar.SOURCES else len(digits.CLASSES), None)
+    return DATASETS[settings.name].info(cache, progress, **settings.arguments("name"))
 
 
 def load(
-    name: str,
+    settings: DatasetSettings | str,
     *,
-    root: str | None,
-    cache: Path,
-    val_fraction: float = 0.0,
-    pad: int = 4,
-    flip: bool = False,
+    cache: Path = CACHE,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
 ) -> Data:
-    """Return the dataset on `device`.
+    """Return the dataset on `device`; a name alone stands for the dataset as it is, without augmentation.
 
-    `val_fraction` in [0, 1) holds out exactly round(val_fraction * n) of the n training images of each class,
-    the same ones for every seed; 0 leaves `val` None. `root` is the folder of an image_folder; `cache` is where
-    downloads and decoded images live. A UserError names what cannot be had or is out of range.
+    `cache` is where downloads and decoded images lie, and are put. A UserError names what cannot be had.
     """
-    one_of("dataset", name, NAMES)
-    _check(val_fraction, pad, flip)
-    if name == "digits":
-        data = digits.load()
-    elif name == "image_folder":
-        data = folder.load(root, cache, progress)
-    else:
-        data = cifar.load(name, cache, progress)
-    train, val = _validation(data, val_fraction)
+    if isinstance(settings, str):
+        settings = DatasetSettings(name=settings)
+    data = DATASETS[settings.name].load(cache, progress, **settings.arguments("name"))
+    train, val = _validation(data, settings.val_fraction)
     return replace(
         data,
         train=train.to(device),
         val=None if val is None else val.to(device),
         test=data.test.to(device),
-        pad=pad,
-        flip=flip,
+        pad=settings.pad,
+        flip=settings.flip,
     )
-
-
-def _check(val_fraction: Any, pad: Any, flip: Any) -> None:
-    number = isinstance(val_fraction, int | float) and not isinstance(val_fraction, bool)
-    if not number or not 0 <= val_fraction < 1:
-        guess = f"; did you mean {val_fraction / 100:g}?" if number and 1 < val_fraction < 100 else ""
-        raise UserError(f"dataset.val_fraction must be in [0, 1), got {val_fraction!r}{guess}")
-    if not isinstance(pad, int) or isinstance(pad, bool) or pad < 0:
-        raise UserError(f"dataset.pad must be a whole number of pixels, 0 or more, got {pad!r}")
-    if not isinstance(flip, bool):
-        raise UserError(f"dataset.flip must be true or false, got {flip!r}")
 
 
 def _validation(data: Data, fraction: float) -> tuple[Split, Split | None]:
@@ -78,9 +89,9 @@ def _validation(data: Data, fraction: float) -> tuple[Split, Split | None]:
     counts = [round(fraction * size) for size in sizes]
     for name, size, count in zip(data.classes, sizes, counts, strict=True):
         if count == size:
-            raise UserError(
-                f"dataset.val_fraction={fraction} holds out all {size} training images of class {name!r}; ask for less"
-            )
+            text = f"val_fraction={fraction} holds out all {size} training images of class {name!r}; ask for less"
+            raise UserError(text, "val_fraction")
     if not any(counts):
-        raise UserError(f"dataset.val_fraction={fraction} holds out no image at all; ask for more, or 0 for none")
+        text = f"val_fraction={fraction} holds out no image at all; ask for more, or 0 for none"
+        raise UserError(text, "val_fraction")
     return data.train.hold_out(counts, rng.generator(0, "val split"))

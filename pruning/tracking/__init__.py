@@ -1,8 +1,8 @@
-"""What a person sees of a run: the terminal, and the mirror of the local record on W&B."""
+"""What a person sees of a run: the terminal, and W&B; the only importers of rich and wandb."""
 
 from pruning.tracking.agent import adopt_agent, answer_agent
 from pruning.tracking.console import Reporter, reporter
 from pruning.tracking.live import LiveTable, live_table
-from pruning.tracking.mirror import Mirror, mirror
+from pruning.tracking.wandb import Tracker, tracker
 
-__all__ = ["LiveTable", "Mirror", "Reporter", "adopt_agent", "answer_agent", "live_table", "mirror", "reporter"]
+__all__ = ["LiveTable", "Reporter", "Tracker", "adopt_agent", "answer_agent", "live_table", "reporter", "tracker"]

@@ -1,4 +1,4 @@
-"""The terminal: a progress bar a step, or plain lines where there is no terminal."""
+"""The terminal: one progress bar per step, or plain lines where there is no terminal."""
 
 import sys
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class Reporter:
-    """Plain lines, one an epoch."""
+    """Plain lines, one per epoch."""
 
     def note(self, text: str) -> None:
         print(text, flush=True)
@@ -24,7 +24,7 @@ class Reporter:
         )
 
     def work(self, label: str, done: int, total: int) -> None:
-        """`done` of `total` parts of a long preparation are finished; said every tenth."""
+        """`done` of `total` parts of a long preparation are finished; printed every tenth."""
         if done == total or done * 10 // total > (done - 1) * 10 // total:
             self.note(f"  {label}: {done}/{total}")
 
@@ -32,7 +32,7 @@ class Reporter:
         """The step is over, one way or another."""
 
 
-class Bars(Reporter):
+class RichReporter(Reporter):
     """Live bars: epochs, images/s, loss, accuracy, time left."""
 
     def __init__(self) -> None:
@@ -86,4 +86,4 @@ def figures(metrics: dict[str, Any]) -> str:
 
 def reporter() -> Reporter:
     """Return bars on a terminal, lines elsewhere."""
-    return Bars() if sys.stdout.isatty() else Reporter()
+    return RichReporter() if sys.stdout.isatty() else Reporter()

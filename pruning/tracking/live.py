@@ -1,4 +1,4 @@
-"""The table of a sweep while it runs: drawn anew in a terminal, one line for each step that ends elsewhere."""
+"""The table of a sweep while it runs: redrawn in a terminal, one line for each step that ends elsewhere."""
 
 import sys
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ class LiveTable:
     """Plain lines: what has ended."""
 
     def show(self, ended: Sequence[str], running: Sequence[tuple[str, str, str]], summary: str) -> None:
-        """Take lines of what has ended since the last call, (step, how far, figures) of what runs, and a summary."""
+        """Show lines of what has ended since the last call, (step, how far, figures) of what runs, and a summary."""
         for line in ended:
             print(line, flush=True)
 
@@ -17,7 +17,7 @@ class LiveTable:
         """Nothing more will come."""
 
 
-class Drawn(LiveTable):
+class RichLiveTable(LiveTable):
     """A table of what runs below the lines of what has ended."""
 
     def __init__(self) -> None:
@@ -43,4 +43,4 @@ class Drawn(LiveTable):
 
 
 def live_table() -> LiveTable:
-    return Drawn() if sys.stdout.isatty() else LiveTable()
+    return RichLiveTable() if sys.stdout.isatty() else LiveTable()

@@ -1,0 +1,180 @@
+"""A sweep on this machine: worker processes that share the GPUs or the cores, and never wait for one another.
+
+A failed step (an exception, kill -9, out of memory) costs its dependants, nothing else. Steps that another process
+makes (a second terminal with the same sweep) are left to it.
+"""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pruning.env import Env
+from pruning.errors import Interrupted
+from pruning.launch.scheduler import Outcome, Resources, Scheduler
+from pruning.pipeline import forecast
+from pruning.pipeline.sweep import Sweep
+from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
+from pruning.runs import Step
+from pruning.settings import Settings, setting
+
+ROOT = Path(__file__).resolve().parents[2]  # where workers find this package, from any directory
+RETRY = 1.0  # seconds before a step that another process makes is looked at again
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalSettings(Settings):
+    """The node hydra.launcher of hydra/launcher=local."""
+
+    per_device: int = setting(1, least=1)
+    workers: int | None = setting(None, least=1)
+
+
+def launch(sweep: Sweep, settings: LocalSettings) -> None:
+    """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed."""
+    resources = divide(sweep.env, settings.per_device, settings.workers)
+    sweep.record()
+    print("\n".join(forecast.totals(sweep)), flush=True)
+    began, live = time.monotonic(), LiveStatus(sweep)
+    try:
+        scheduler = run(sweep, resources, live.refresh)
+    finally:
+        live.close()
+    print(sweep_text(sweep, time.monotonic() - began))
+    if scheduler.errors or not scheduler.stopping:
+        raise_for_failures(sweep, scheduler.errors, "the same command makes only what is missing")
+    if scheduler.stopping:
+        print("stopped, with the state saved; the same command continues")
+        raise Interrupted
+
+
+def divide(env: Env, per_device: int = 1, workers: int | None = None) -> list[Resources]:
+    """Divide this machine: `per_device` workers per GPU; or `workers` on the cores, by default one per `env.threads`.
+
+    On two cores two pinned workers with one thread each do 1.2 times the work of one with two threads; unpinned ones
+    with two threads each 0.45 times.
+    """
+    import torch
+
+    if env.device != "cpu" and torch.cuda.is_available():
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
+        if ":" in env.device:
+            gpus = [gpus[int(env.device.partition(":")[2])]]
+        return [Resources(gpu=gpu) for gpu in gpus for _ in range(per_device)]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+    count = max(1, min(workers or len(cores) // (env.threads or 1), len(cores)))
+    share = len(cores) // count
+    return [Resources(cores=tuple(cores[i * share : (i + 1) * share])) for i in range(count)]
+
+
+class Feeder(threading.Thread):
+    """Feeds one worker process from the scheduler; starts another one when it dies."""
+
+    def __init__(self, scheduler: Scheduler, resources: Resources) -> None:
+        super().__init__(daemon=True)
+        self.scheduler, self.resources = scheduler, resources
+        self.process: subprocess.Popen[str] | None = None
+
+    def launch(self) -> subprocess.Popen[str]:
+        env = self.scheduler.sweep.env
+        threads = env.threads or (len(self.resources.cores) or None)
+        device = "cpu" if self.resources.gpu is None else "cuda"
+        arguments = [
+            json.dumps(replace(env, threads=threads, device=device).to_json()),
+            ",".join(map(str, self.resources.cores)),
+            str(os.getpid()),
+        ]
+        variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        if self.resources.gpu is not None:
+            variables["CUDA_VISIBLE_DEVICES"] = self.resources.gpu
+        elif threads:
+            variables["OMP_NUM_THREADS"] = str(threads)
+        return subprocess.Popen(
+            [sys.executable, "-m", "pruning.launch.worker", *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=variables,
+            start_new_session=True,  # Ctrl-C in the terminal is for this process, which passes it on
+        )
+
+    def run(self) -> None:
+        try:
+            while step := self.scheduler.take(self.resources):
+                try:
+                    outcome, text = self.ask(step)
+                except Exception as error:  # no process can be started, say; the others must not wait for this step
+                    outcome, text = Outcome.FAILED, f"{type(error).__name__}: {error}"
+                self.scheduler.settle(step, outcome, text)
+        finally:
+            if self.process and self.process.stdin:
+                with contextlib.suppress(BrokenPipeError):
+                    self.process.stdin.close()
+                self.process.wait()
+
+    def ask(self, step: Step) -> tuple[Outcome, str]:
+        """Have the process make `step`; return (outcome, error)."""
+        if self.process is None or self.process.poll() is not None:
+            self.process = self.launch()
+        if self.scheduler.stopping:  # asked for before there was a process to signal
+            return Outcome.INTERRUPTED, ""
+        assert self.process.stdin and self.process.stdout
+        try:
+            self.process.stdin.write(json.dumps(step.to_json()) + "\n")
+            self.process.stdin.flush()
+            line = self.process.stdout.readline()
+        except BrokenPipeError:
+            line = ""
+        if not line:
+            if self.scheduler.stopping:
+                return Outcome.INTERRUPTED, ""
+            return Outcome.FAILED, ended(self.process.wait())
+        answer = json.loads(line)
+        outcome = Outcome(answer["outcome"])
+        if outcome == Outcome.BUSY:
+            time.sleep(RETRY)
+        if outcome == Outcome.INTERRUPTED and not self.scheduler.stopping:
+            return Outcome.FAILED, "its process was told to stop by a signal from elsewhere"
+        return outcome, answer["error"]
+
+    def signal(self, number: int) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.send_signal(number)
+
+
+def ended(status: int) -> str:
+    """Return in words how a process ended that gave no answer."""
+    if status >= 0:
+        return f"its process ended with status {status}"
+    name = signal.Signals(-status).name
+    return f"its process was killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+
+
+def run(sweep: Sweep, resources: Sequence[Resources], refresh: Callable[[], object]) -> Scheduler:
+    """Make all missing steps; `refresh` is called about twice a second. Ctrl-C stops with the state saved."""
+    scheduler = Scheduler(sweep)
+    todo = len(sweep.steps) - len(scheduler.outcomes)
+    feeders = [Feeder(scheduler, share) for share in resources[:todo]]
+    for feeder in feeders:
+        feeder.start()
+    asked = 0
+    while any(feeder.is_alive() for feeder in feeders):
+        try:
+            refresh()
+            for feeder in feeders:
+                feeder.join(timeout=0.5 / len(feeders))
+        except KeyboardInterrupt:
+            asked += 1
+            scheduler.stop()
+            for feeder in feeders:
+                feeder.signal(signal.SIGTERM if asked == 1 else signal.SIGKILL)
+    refresh()
+    return scheduler

@@ -1,0 +1,30 @@
+"""Masks: which weights are kept, how that is chosen, and what is left."""
+
+from pruning.masks.cost import cost
+from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
+from pruning.masks.levels import Levels, sparsities
+from pruning.masks.mask import KINDS, Mask, check, counts, enforcer, masked, prunable, sparsity
+from pruning.masks.scopes import SCOPES, Scope
+from pruning.masks.select import keep_top, prune
+
+__all__ = [
+    "CRITERIA",
+    "KINDS",
+    "SCOPES",
+    "Criterion",
+    "Levels",
+    "Mask",
+    "Scope",
+    "Scores",
+    "Scoring",
+    "check",
+    "cost",
+    "counts",
+    "enforcer",
+    "keep_top",
+    "masked",
+    "prunable",
+    "prune",
+    "sparsities",
+    "sparsity",
+]

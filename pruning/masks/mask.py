@@ -1,0 +1,70 @@
+"""Which weights are kept: `Mask` maps a parameter name to a bool tensor of its shape, True = kept.
+
+A parameter that is not named in a mask is kept whole, so the mask of a dense network is `{}`.
+Masks are explicit values; nothing here ever asks whether a weight is zero to learn whether it is pruned.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning.errors import check_choice
+
+Mask = dict[str, Tensor]
+
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {  # what may be prunable
+    "conv": (nn.Conv2d,),
+    "linear": (nn.Linear,),
+    "conv+linear": (nn.Conv2d, nn.Linear),
+}
+
+
+def prunable(model: nn.Module, layers: str = "conv") -> list[str]:
+    """Return the names of the prunable weights, in the model's order; `layers` is one of KINDS."""
+    kinds = KINDS[check_choice("layers", layers, KINDS)]
+    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds)]
+
+
+def masked(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return `weights` (like a state dict) with exactly +0.0 where the mask is False, also for nan, inf and -0.0."""
+    return {name: torch.where(mask[name], w, 0) if name in mask else w for name, w in weights.items()}
+
+
+def check(mask: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raise AssertionError if any pruned weight is not exactly zero."""
+    for name, keep in mask.items():
+        wrong = int(torch.count_nonzero(weights[name][~keep]))
+        assert not wrong, f"{wrong} pruned weights of {name} are not zero"
+
+
+def enforcer(mask: Mapping[str, Tensor], model: nn.Module) -> Callable[[], None]:
+    """Return a function that zeroes the pruned weights of `model` in place, in one foreach operation.
+
+    It multiplies the bit patterns, read as integers, by 0 or 1: unlike the product of floats this gives +0.0
+    from -0.0, inf and nan too. The parameters must stay where they are (no `model.to` afterwards).
+    """
+    if not mask:
+        return lambda: None
+    parameters = dict(model.named_parameters())
+    bits = [parameters[name].data.view(torch.int32) for name in mask]
+    # same strides as the weights, so that the product runs over memory once
+    keep = [torch.empty_like(b).copy_(k) for b, k in zip(bits, mask.values(), strict=True)]
+
+    def enforce() -> None:
+        torch._foreach_mul_(bits, keep)
+
+    return enforce
+
+
+def counts(mask: Mapping[str, Tensor], names: Iterable[str], sizes: Mapping[str, int]) -> tuple[int, int]:
+    """Return (weights in `names`, how many of them are kept)."""
+    names = list(names)
+    kept = sum(int(mask[name].sum()) if name in mask else sizes[name] for name in names)
+    return sum(sizes[name] for name in names), kept
+
+
+def sparsity(mask: Mapping[str, Tensor]) -> float:
+    """Return the fraction of the weights named in `mask` that is pruned; 0 for an empty mask."""
+    total = sum(keep.numel() for keep in mask.values())
+    return sum(int((~keep).sum()) for keep in mask.values()) / total if total else 0.0

@@ -1,0 +1,111 @@
+"""Which weights go: exactly as many as asked, the lowest scores first."""
+
+import copy
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+from pruning import rng
+from pruning.errors import UserError, check_choice
+from pruning.masks.criteria import CRITERIA, Criterion, Scoring
+from pruning.masks.levels import sparsities
+from pruning.masks.mask import Mask, counts, prunable
+from pruning.masks.scopes import SCOPES, Scope
+
+
+def prune(
+    model: nn.Module,
+    sparsity: float,
+    criterion: str | Criterion = "magnitude",
+    scope: str | Scope = "global",
+    *,
+    layers: str = "conv",
+    previous: Mapping[str, Tensor] | None = None,
+    batches: Iterable[tuple[Tensor, Tensor]] = (),
+    seed: int = 0,
+) -> Mask:
+    """Return the mask that prunes exactly `round(sparsity * N)` of the N prunable weights of `model` (on the CPU).
+
+    The model is left as it is: `masked(model.state_dict(), mask)` are its pruned weights. `layers` says what is
+    prunable ("conv", "linear", "conv+linear"); what the mask `previous` has pruned stays pruned and counts.
+    `batches` of (images, labels), as the model takes them, are for criteria that look at data; `seed` decides what a
+    criterion draws. A criterion of several rounds prunes geometrically towards the sparsity, one round after another.
+    Raises UserError (a ValueError) for a sparsity outside [0, 1] or below the present one, or an unknown name.
+    """
+    if isinstance(criterion, str):
+        criterion = CRITERIA[check_choice("criterion", criterion, CRITERIA)]
+    names = prunable(model, layers)
+    mask: Mask = {name: keep for name, keep in (previous or {}).items() if name in names}
+    size, kept = counts(mask, names, {name: weight.numel() for name, weight in model.named_parameters()})
+    generator = rng.generator(seed, "criterion")
+    for target in sparsities(sparsity, count=criterion.rounds, start=1 - kept / size if size else 0.0):
+        network = copy.deepcopy(model).eval()
+        parameters = dict(network.named_parameters())
+        weights = {name: parameters[name] for name in names}
+        for name, keep in mask.items():
+            weights[name].data.masked_fill_(~keep.to(weights[name].device), 0)
+        scores = criterion.score(Scoring(network, weights, batches, generator))
+        mask = keep_top({name: scores[name].detach().cpu() for name in names}, target, scope, mask)
+    return mask
+
+
+def keep_top(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    scope: str | Scope = "global",
+    previous: Mapping[str, Tensor] | None = None,
+) -> Mask:
+    """Keep the highest scores so that exactly `round(sparsity * N)` of all N scored weights are pruned.
+
+    `scores` holds one tensor per prunable weight, larger = keep, without nan. `scope` is where they compete: in
+    "global" all together, in "layer" each tensor gives the same fraction (the counts still add up to the exact
+    total, by largest remainder). What `previous` has pruned stays pruned and counts. Equal scores: the earlier
+    position is kept. Raises UserError for a sparsity outside [0, 1] or below that of `previous`.
+    """
+    if not 0 <= sparsity <= 1:
+        raise UserError(f"sparsity must be in [0, 1], got {sparsity}", "sparsity")
+    if isinstance(scope, str):
+        scope = SCOPES[check_choice("scope", scope, SCOPES)]
+    alive = {name: _alive(name, score, previous or {}) for name, score in scores.items()}
+    pruned = {name: int((~keep).sum()) for name, keep in alive.items()}
+    size = sum(score.numel() for score in scores.values())
+    total = round(sparsity * size)
+    if total < sum(pruned.values()):
+        raise UserError(
+            f"sparsity={sparsity:g} is below the sparsity {sum(pruned.values()) / size:.4f} that the network already "
+            "has; a pruned weight never returns, so ask for more than that",
+            "sparsity",
+        )
+    groups = scope({name: score.shape for name, score in scores.items()}, total, pruned)
+    if sorted(name for names in groups for name in names) != sorted(scores) or sum(groups.values()) != total:
+        raise ValueError(f"a scope must name each weight once and give {total} to prune in all, got {dict(groups)}")
+    mask: Mask = {}
+    for names, count in groups.items():
+        flat = torch.cat([scores[name].flatten() for name in names])
+        kept = _drop_lowest(flat, torch.cat([alive[name].flatten() for name in names]), count)
+        parts = kept.split([scores[name].numel() for name in names])
+        mask |= {name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+    return {name: mask[name] for name in scores}
+
+
+def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:
+    if score.isnan().any():
+        raise UserError(f"the scores of {name} contain nan: the weights or the gradients have diverged")
+    return previous[name] if name in previous else torch.ones_like(score, dtype=torch.bool)
+
+
+def _drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
+    """Return a copy of `alive` (N,) in which `pruned` entries are False: the lowest alive scores have gone too."""
+    keep = alive.clone()
+    drop = pruned - int((~alive).sum())
+    if drop < 0 or pruned > len(alive):
+        raise ValueError(f"a scope asks for {pruned} pruned of {len(alive)} weights, {pruned - drop} are already")
+    if drop:
+        candidates = scores[alive]
+        threshold = candidates.kthvalue(drop).values  # selection, not sorting: ten times faster on VGG
+        gone = candidates < threshold
+        ties = (candidates == threshold).nonzero().flatten()
+        gone[ties[len(ties) - (drop - int(gone.sum())) :]] = True
+        keep[alive.nonzero().flatten()[gone]] = False
+    return keep

@@ -1,0 +1,1 @@
+"""From a wish to results: plan, sweep, execute, watch."""

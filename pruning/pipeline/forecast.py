@@ -1,0 +1,83 @@
+"""What a sweep would do, before it does anything: its steps, what they wait for, what they will cost."""
+
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from pruning import report
+from pruning.pipeline.sweep import Sweep, differences
+from pruning.runs import Step, StepState, StepStatus, every, statuses
+
+COLUMNS = ("step", "settings", "state", "waits for")
+
+
+def plan_text(sweep: Sweep) -> str:
+    """Return the table of all steps and the totals."""
+    found, different = statuses(sweep.steps, sweep.env.runs), differences(sweep.steps)
+    open_ids = {step.id for step in sweep.steps if found[step.id].state != StepState.DONE}
+    rows = []
+    for step in sweep.steps:
+        status = planned(found[step.id])
+        waits = step.parent if step.parent in open_ids else ""
+        rows.append((f"{step.stage} {step.id}", different[step.id], str(status), waits or ""))
+    return "\n".join([report.text(rows, COLUMNS), "", *totals(sweep)])
+
+
+def totals(sweep: Sweep) -> list[str]:
+    """Return lines on steps, epochs, what sharing saves, and the time that is left."""
+    found = statuses(sweep.steps, sweep.env.runs)
+    stages = Counter(step.stage for step in sweep.steps)
+    left = {step.id: max(0, step.epochs - found[step.id].epoch) for step in sweep.steps}
+    alone = sum(step.epochs for chain in sweep.chains for step in chain)
+    once = sum(step.epochs for step in sweep.steps)
+    kinds = Counter(planned(status).state for status in found.values())
+    return [
+        f"cells: {len(sweep.chains)}",
+        f"steps: {len(sweep.steps)} ("
+        + ", ".join(f"{n} {stage}" for stage, n in stages.items())
+        + "); "
+        + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
+        f"epochs: {once}, {sum(left.values())} of them still to make; each cell alone: {alone}, "
+        f"so sharing saves {alone - once}" + (f" ({(alone - once) / alone:.0%})" if alone else ""),
+        f"time: {time_text(sweep.steps, left, sweep.env.runs)}",
+    ]
+
+
+def planned(status: StepStatus) -> StepStatus:
+    """Return the status as a plan shows it: what waits, or was not run, will be made."""
+    return StepStatus(StepState.MISSING) if status.state in (StepState.WAITING, StepState.BLOCKED) else status
+
+
+def time_text(steps: Sequence[Step], left: dict[str, int], runs: Path) -> str:
+    """Return the time of the epochs that are left, from the epochs measured in `runs`."""
+    measured = seconds_per_epoch(runs)
+    todo = [step for step in steps if left[step.id]]
+    known = [step for step in todo if workload(step) in measured]
+    seconds = sum(left[step.id] * measured[workload(step)] for step in known)
+    if not todo:
+        return "nothing to train"
+    if not known:
+        return "unknown, no run like these has been made here yet"
+    unknown = f", and {len(todo) - len(known)} steps unlike any that was made here" if len(known) < len(todo) else ""
+    return f"about {duration(seconds)} of one worker{unknown}"
+
+
+def seconds_per_epoch(runs: Path) -> dict[tuple[str, ...], float]:
+    """Return the median time of an epoch (training and evaluation) for each kind of work that was done in `runs`."""
+    found: dict[tuple[str, ...], list[float]] = {}
+    for run in every(runs):
+        step, result = run.step(), run.result()
+        if step and result and result["epochs"]:
+            found.setdefault(workload(step), []).append(result["seconds"] / result["epochs"])
+    return {work: statistics.median(times) for work, times in found.items()}
+
+
+def workload(step: Step) -> tuple[str, ...]:
+    """Return what decides how long an epoch takes."""
+    return step.dataset["name"], step.arch["name"], step.precision, str(step.recipe.get("batch_size"))
+
+
+def duration(seconds: float) -> str:
+    hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(seconds % 60)} s"

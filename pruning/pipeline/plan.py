@@ -1,0 +1,69 @@
+"""From what a person wants to the steps it needs, parents first; each result reads like the paper.
+
+A new result is one function Request -> Step, entered in RESULTS under the name that `stage=` gives it.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pruning import data
+from pruning.env import Env
+from pruning.errors import UserError, check_choice
+from pruning.pipeline.request import Request, group
+from pruning.runs import Run, Step
+
+
+def train(want: Request) -> Step:
+    """The dense network."""
+    if want.origin:
+        raise UserError("resume= stands in place of training, so stage=train has nothing to do: give stage=finetune")
+    return want.step("train")
+
+
+def prune(want: Request) -> Step:
+    """Han et al. 2015: train, then prune; with several levels, finetune before each further one."""
+    *earlier, target = want.sparsities("prune")
+    step = None if want.origin else train(want)
+    for sparsity in earlier:
+        step = want.step("finetune", after=want.step("prune", after=step, sparsity=sparsity))
+    return want.step("prune", after=step, sparsity=target)
+
+
+def finetune(want: Request) -> Step:
+    """Han et al. 2015: the pruned network, trained further."""
+    return want.step("finetune", after=prune(want))
+
+
+RESULTS: dict[str, Callable[[Request], Step]] = {"train": train, "prune": prune, "finetune": finetune}
+
+
+def chain(
+    config: Mapping[str, Any],
+    env: Env,
+    resolve: Callable[[str], str] | None = None,
+    progress: data.Progress | None = None,
+) -> list[Step]:
+    """Return the steps that the composed `config` (plain values) asks for, the last one the wanted result.
+
+    Everything that can be known to be wrong before any work is refused here, as a UserError of one line.
+    `resolve` makes a precision of "auto"; by default for this machine. `progress` hears of images that are hashed.
+    """
+    result = RESULTS[check_choice("stage", group("stage", config)["name"], RESULTS)]
+    want = Request.read(config, env, resolve or env.precision, progress)
+    wanted = result(want)
+    return [*(step for step in want.steps.values() if step.id != wanted.id), wanted]
+
+
+def graph(chains: Iterable[Sequence[Step]]) -> list[Step]:
+    """Return every step of the chains once, parents before children, in the order of first need."""
+    steps: dict[str, Step] = {}
+    for steps_of_one in chains:
+        for step in steps_of_one:
+            steps.setdefault(step.id, step)
+    return list(steps.values())
+
+
+def missing(steps: Iterable[Step], runs: Path) -> list[Step]:
+    """Return the steps that have no result yet."""
+    return [step for step in steps if not Run.for_step(step, runs).done]

@@ -1,0 +1,127 @@
+"""The sweep as an object: all its steps once, what each waits for, and what tells them apart."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pruning.data import Progress
+from pruning.env import Env
+from pruning.errors import UserError
+from pruning.pipeline.plan import chain, graph
+from pruning.runs import Step
+from pruning.runs.records import record_sweep
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """`chains` holds the steps of each cell, parents first; the last step of a chain is what the cell wants."""
+
+    chains: tuple[tuple[Step, ...], ...]
+    env: Env
+    name: str | None = None
+
+    @classmethod
+    def from_cells(
+        cls,
+        cells: Sequence[Mapping[str, Any]],
+        resolve: Callable[[str, Env], str] | None = None,
+        progress: Progress | None = None,
+    ) -> "Sweep":
+        """Make the sweep of these composed configs; UserError if anything is wrong anywhere.
+
+        `resolve(wanted, env)` makes a precision of "auto" for the machine that the steps will run on.
+        """
+        for key, value in cells[0]["env"].items():
+            if others := [cell["env"].get(key) for cell in cells if cell["env"].get(key) != value]:
+                raise UserError(f"env.{key} must be the same in all cells of a sweep, got {value} and {others[0]}")
+        env = Env.from_config(cells[0]["env"])
+        chains = [
+            tuple(chain(cell, env, (lambda wanted: resolve(wanted, env)) if resolve else None, progress))
+            for cell in cells
+        ]
+        sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"))
+        return replace(sweep, env=replace(env, wandb=replace(env.wandb, group=env.wandb.group or sweep.title)))
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        """Every step once, parents before children."""
+        return graph(self.chains)
+
+    @cached_property
+    def wanted(self) -> list[Step]:
+        return graph([chain[-1:] for chain in self.chains])
+
+    @cached_property
+    def id(self) -> str:
+        """The same cells give the same id, in whatever order they were asked for."""
+        text = ",".join(sorted(step.id for step in self.wanted))
+        return "s" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    @property
+    def title(self) -> str:
+        return f"{self.name}-{self.id}" if self.name else f"sweep-{self.id}"
+
+    @cached_property
+    def children(self) -> dict[str, list[Step]]:
+        """The steps that start from each step, by its id."""
+        found: dict[str, list[Step]] = {step.id: [] for step in self.steps}
+        for step in self.steps:
+            if step.parent in found:
+                found[step.parent].append(step)
+        return found
+
+    @cached_property
+    def tasks(self) -> list[tuple[Step, ...]]:
+        """The steps in runs that one process makes one after the other: a shared step is a task of its own."""
+        wanted = {step.id for step in self.wanted}
+        tasks: list[list[Step]] = []
+        open_at: dict[str, list[Step]] = {}  # the id of a task's last step, while that may be continued
+        for step in self.steps:
+            task = open_at.pop(step.parent or "", None)
+            if task is None:
+                tasks.append(task := [])
+            task.append(step)
+            if len(self.children[step.id]) == 1 and step.id not in wanted:
+                open_at[step.id] = task
+        return [tuple(task) for task in tasks]
+
+    def record(self) -> Path:
+        """Write down what is wanted and with which code; return the file."""
+        return record_sweep(self.env.runs, self.title, self.steps, self.wanted, self.env.to_json())
+
+
+def differences(steps: Sequence[Step]) -> dict[str, str]:
+    """Return, by id, what tells each step from the others of its stage: `arch=vgg16 seed=1 prune.percent=0.3`."""
+    flat = flatten(steps)
+    of_stage = Counter(step.stage for step in steps)
+    shared = Counter((step.stage, key, value) for step in steps for key, value in flat[step.id].items())
+    return {
+        step.id: " ".join(
+            f"{key}={value}"
+            for key, value in flat[step.id].items()
+            if (alone(key, step) if of_stage[step.stage] == 1 else shared[step.stage, key, value] < of_stage[step.stage])
+        )
+        for step in steps
+    }
+
+
+def flatten(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
+    """Return, by id, the settings of each step and of those it starts from, under their command line names.
+
+    `steps` has parents before children. A setting that a chain holds twice, at two levels, is that of the last.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for step in steps:
+        named = {"dataset": step.dataset["name"], "arch": step.arch["name"], "seed": str(step.seed)}
+        own = {f"{step.stage}.{key}": plain(value) for key, value in step.recipe.items()}
+        found[step.id] = named | found.get(step.parent or "", {}) | own
+    return found
+
+
+def plain(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

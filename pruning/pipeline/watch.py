@@ -1,0 +1,123 @@
+"""What a person sees of a sweep: what ended, what runs, what failed and why; all of it read from the disk."""
+
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pruning import report, tracking
+from pruning.errors import UserError
+from pruning.pipeline.plan import missing
+from pruning.pipeline.sweep import Sweep
+from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
+from pruning.runs.records import recorded_jobs, recorded_sweeps
+from pruning.stages import STAGES
+
+LAST_LINES = 5  # of a failed step's log
+
+
+class LiveStatus:
+    """Call `refresh` now and then; it shows what has changed."""
+
+    def __init__(self, sweep: Sweep) -> None:
+        self.sweep, self.runs = sweep, sweep.env.runs
+        self.open = {step.id: step for step in sweep.steps if status_of(step, self.runs).state != StepState.DONE}
+        self.began, self.before = time.time(), len(sweep.steps) - len(self.open)
+        self.table = tracking.live_table()
+
+    def refresh(self) -> dict[str, StepStatus]:
+        """Show the sweep as it is now; return the status of the steps that are not done."""
+        now = {id: status_of(step, self.runs) for id, step in self.open.items()}
+        ended = [self.ended(self.open.pop(id)) for id, status in now.items() if status.state == StepState.DONE]
+        running = [self.running(self.open[id], s) for id, s in now.items() if s.state == StepState.RUNNING]
+        total, done = len(self.sweep.steps), len(self.sweep.steps) - len(self.open)
+        self.table.show(ended, running, f"{self.sweep.title}: {done} of {total} steps done, {len(running)} running")
+        return {id: status for id, status in now.items() if id in self.open}
+
+    def ended(self, step: Step) -> str:
+        result = Run.for_step(step, self.runs).result()
+        assert result is not None, "only a step that is done has ended"
+        place = len(self.sweep.steps) - len(self.open)
+        figures = f"top-1 {result['test_top1']:.2f} % at sparsity {result['sparsity']:.3f}, {result['seconds']:.0f} s"
+        return f"[{place}/{len(self.sweep.steps)}] {step.name}: {figures}"
+
+    def running(self, step: Step, status: StepStatus) -> tuple[str, str, str]:
+        rows = Run.for_step(step, self.runs).rows()
+        figures = f"loss {rows[-1]['train_loss']:.3f} test {rows[-1]['test_top1']:.2f} %" if rows else ""
+        return step.name, f"epoch {status.epoch}/{step.epochs}" if step.epochs else "", figures
+
+    def close(self) -> None:
+        self.table.close()
+
+
+def failure_text(step: Step, error: str, runs: Path) -> str:
+    """Return what a person needs to see of a failed step: the error, the last lines of its log, and where that is."""
+    log = Run.for_step(step, runs).log
+    try:
+        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        lines = []
+    return "\n".join([f"failed: {step.name}: {error}", *(f"  | {line}" for line in lines), f"  log: {log}"])
+
+
+def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> None:
+    """Print the steps that failed, given with their errors by id, then raise UserError if any step is not done."""
+    for step in sweep.steps:
+        if step.id in errors:
+            print(failure_text(step, errors[step.id], sweep.env.runs), file=sys.stderr)
+    left = len(missing(sweep.steps, sweep.env.runs))
+    if left:
+        raise UserError(f"{left} of {len(sweep.steps)} steps are not done ({len(errors)} failed); {remedy}")
+
+
+def sweep_text(sweep: Sweep, took: float) -> str:
+    """Return the table of the cells that are done, and what was made in `took` seconds."""
+    results = {step.id: Run.for_step(step, sweep.env.runs).result() for step in sweep.steps}
+    done = [(result, sweep.env.runs / step.name) for step in sweep.wanted if (result := results[step.id])]
+    shown = report.text(report.table(done), tuple(report.COLUMNS)) if done else "no cell is done"
+    seconds = {id: result["seconds"] if result else 0.0 for id, result in results.items()}
+    alone = sum(seconds[step.id] for chain in sweep.chains for step in chain)
+    once = sum(seconds.values())
+    return (
+        f"\n{shown}\n\n{len(done)} of {len(sweep.wanted)} cells are done; this call took {took:.1f} s. The steps took "
+        f"{once:.1f} s of worker time; each cell alone, one after the other, would take {alone:.1f} s."
+    )
+
+
+def status_text(runs: Path) -> str:
+    """Return what is done, running, waiting and failed, of every sweep and every single run in `runs`."""
+    blocks, seen = [], set()
+    for sweep in recorded_sweeps(runs):
+        blocks.append(block(sweep.name, sweep.steps, runs))
+        seen |= {step.id for step in sweep.steps}
+    singles = [step for step in known(runs) if step.id not in seen]
+    if singles:
+        blocks.append(block("single runs", singles, runs))
+    return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
+
+
+def known(runs: Path) -> list[Step]:
+    """Return the steps that have a directory in `runs`, as their config.json has them, by stage and name."""
+    steps = [step for run in every(runs) if (step := run.step())]
+    order = [*STAGES]
+    return sorted(
+        steps, key=lambda step: (step.level, order.index(step.stage) if step.stage in order else 99, step.name)
+    )
+
+
+def block(title: str, steps: Sequence[Step], runs: Path) -> str:
+    """Return the status of one sweep: counts, then a line for every step that is not done."""
+    found = statuses(steps, runs)
+    counts = Counter(status.state for status in found.values())
+    lines = [f"{title}: {len(steps)} steps, " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))]
+    jobs = recorded_jobs(runs)
+    rows = [
+        (step.name, str(found[step.id]), f"job {jobs[step.id]}" if step.id in jobs else "")
+        for step in steps
+        if found[step.id].state != StepState.DONE
+    ]
+    if rows:
+        lines.append(report.text(rows, ("step", "state", "submitted as")))
+    failed = [step for step in steps if found[step.id].state in LOST]
+    return "\n".join([*lines, *(failure_text(step, found[step.id].detail, runs) for step in failed)])

@@ -1,0 +1,21 @@
+"""Steps and the directories that they leave."""
+
+from pruning.runs.run import Result, Run, every, find, lineage, results
+from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
+from pruning.runs.step import Ref, Step
+
+__all__ = [
+    "LOST",
+    "Ref",
+    "Result",
+    "Run",
+    "Step",
+    "StepState",
+    "StepStatus",
+    "every",
+    "find",
+    "lineage",
+    "results",
+    "status_of",
+    "statuses",
+]

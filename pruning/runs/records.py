@@ -1,0 +1,56 @@
+"""What was asked for, kept in `env.runs/.sweeps`: the sweeps that were started, and the jobs that were submitted."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning.files import read_json, write_json
+from pruning.runs.provenance import code_version
+from pruning.runs.step import Step
+
+FOLDER = ".sweeps"
+JOBS = "jobs.jsonl"
+
+
+@dataclass(frozen=True)
+class SweepRecord:
+    """A sweep as it was started: `stage=status` learns from it what is missing."""
+
+    name: str
+    when: float  # seconds since 1970
+    steps: tuple[Step, ...]
+
+
+def record_sweep(runs: Path, name: str, steps: Sequence[Step], wanted: Sequence[Step], env: dict[str, Any]) -> Path:
+    """Write down what is wanted and with which code; return the file."""
+    path = runs / FOLDER / f"{name}.json"
+    about = {"name": name, "when": time.time(), "code": code_version(), "env": env}
+    plain = [step.to_json() for step in steps]
+    write_json(path, about | {"steps": plain, "wanted": [step.id for step in wanted]})
+    return path
+
+
+def recorded_sweeps(runs: Path) -> list[SweepRecord]:
+    """Return the sweeps that were started on `runs`, the oldest first."""
+    found = [read_json(path) for path in (runs / FOLDER).glob("*.json")]
+    sweeps = [SweepRecord(s["name"], s["when"], tuple(map(Step.from_json, s["steps"]))) for s in found]
+    return sorted(sweeps, key=lambda sweep: sweep.when)
+
+
+def record_jobs(runs: Path, tasks: Sequence[Sequence[Step]], jobs: Sequence[str]) -> None:
+    """Write down which job was submitted for the steps of each task."""
+    with (runs / FOLDER / JOBS).open("a") as file:
+        for task, job in zip(tasks, jobs, strict=True):
+            file.write(json.dumps({"job": job, "steps": [step.id for step in task], "when": time.time()}) + "\n")
+
+
+def recorded_jobs(runs: Path) -> dict[str, str]:
+    """Return the job that was submitted last for each step, by its id."""
+    try:
+        lines = (runs / FOLDER / JOBS).read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    return {id: entry["job"] for entry in map(json.loads, lines) for id in entry["steps"]}

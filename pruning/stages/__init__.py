@@ -1,0 +1,7 @@
+"""The stages: each takes a frozen context and its recipe, and returns a checkpoint. Nothing else comes back."""
+
+from pruning.stages.context import Context, Inputs
+from pruning.stages.prune import PruneRecipe
+from pruning.stages.stage import STAGES, Stage
+
+__all__ = ["STAGES", "Context", "Inputs", "PruneRecipe", "Stage"]

@@ -1,0 +1,75 @@
+"""What a stage is given: frozen values, and the network that it starts from."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from pruning import archs
+from pruning.checkpoints import Checkpoint, snapshot
+from pruning.data import Data
+from pruning.masks import Mask
+from pruning.training import TrainingHooks, TrainRecipe, fit
+
+
+class Inputs(Mapping[str, Checkpoint]):
+    """Further checkpoints by role; each is read from the disk when it is asked for, and not kept."""
+
+    def __init__(self, readers: Mapping[str, Callable[[], Checkpoint]] | None = None) -> None:
+        self._readers = readers or {}
+
+    def __getitem__(self, role: str) -> Checkpoint:
+        return self._readers[role]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._readers)
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every stage is given. `parent` is where it starts from, None for a dense network from nothing."""
+
+    arch: str
+    num_classes: int
+    data: Data
+    seed: int
+    precision: str  # "fp32" or "bf16"
+    parent: Checkpoint | None = None
+    inputs: Mapping[str, Checkpoint] = field(default_factory=Inputs)
+    hooks: TrainingHooks = field(default_factory=TrainingHooks)
+
+    @property
+    def start(self) -> Checkpoint:
+        """The parent, for stages that need one; ValueError if there is none."""
+        if self.parent is None:
+            raise ValueError("this stage starts from a parent, and none was given")
+        return self.parent
+
+    @property
+    def device(self) -> torch.device:
+        return self.data.train.images.device
+
+    def trained(self, model: nn.Module, mask: Mask, recipe: TrainRecipe) -> Checkpoint:
+        """Train `model` on the data under the recipe, its pruned weights exactly zero, and return what it became."""
+        fit(
+            model,
+            self.data,
+            recipe,
+            mask=mask,
+            seed=self.seed,
+            precision=self.precision,
+            hooks=self.hooks,
+        )
+        return self.checkpoint(model, mask)
+
+    def new_model(self) -> nn.Module:
+        """Return a network of the step's architecture; initialise it or load weights into it."""
+        return archs.build(self.arch, self.num_classes)
+
+    def checkpoint(self, model: nn.Module, mask: Mask) -> Checkpoint:
+        normalisation = {"mean": list(self.data.mean), "std": list(self.data.std)}
+        return Checkpoint(snapshot(model), mask, self.arch, self.num_classes, normalisation)

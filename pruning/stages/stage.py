@@ -1,0 +1,35 @@
+"""The stages, by name: all that the rest of the program knows of them.
+
+A new stage is a function (context, recipe) -> Checkpoint in a file of its own, entered in STAGES, a result in
+`pipeline.plan` that places it in a chain, and a YAML in conf/stage.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from pruning.checkpoints import Checkpoint
+from pruning.settings import Settings
+from pruning.stages.context import Context
+from pruning.stages.finetune import finetune
+from pruning.stages.prune import PruneRecipe, prune
+from pruning.stages.train import train
+from pruning.training import TrainRecipe
+
+R = TypeVar("R", bound=Settings)
+
+
+@dataclass(frozen=True)
+class Stage(Generic[R]):
+    """`run` makes a checkpoint from a context and a recipe of the kind `recipe`."""
+
+    run: Callable[[Context, R], Checkpoint]
+    recipe: type[R]
+    prunes: bool = False  # its figures are those "right after pruning", and it starts a new level
+
+
+STAGES: dict[str, Stage[Any]] = {  # in the order of display
+    "train": Stage(train, TrainRecipe),
+    "prune": Stage(prune, PruneRecipe, prunes=True),
+    "finetune": Stage(finetune, TrainRecipe),
+}

@@ -1,0 +1,178 @@
+"""W&B mirrors the local record: one W&B run per step, under the step's id.
+
+Online, rows are sent as they come; after a kill, the rows that the server does not have yet are sent from
+metrics.jsonl, so no epoch is missing or doubled. Offline, the run is written once, when the step is done: an offline
+run cannot be continued. Whatever goes wrong here is printed once and never stops a run.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+QUIET = 600  # seconds without another try after the server did not answer
+INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
+FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
+
+
+class Tracker:
+    """Is told of a step, and tells nobody."""
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        """Send the figures of one epoch."""
+
+    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        """Send what the step ended with: its result, per-layer sparsity, picture and model."""
+
+    def close(self) -> None:
+        """The step ends without a result."""
+
+
+class WandbTracker(Tracker):
+    """One W&B run; `settings` is the node `env.wandb`, `rows` what metrics.jsonl holds already."""
+
+    quiet_until = 0.0  # the steps of one process need not each find out that the server is gone
+
+    def __init__(
+        self,
+        mode: str,
+        settings: dict[str, Any],
+        about: dict[str, Any],
+        rows: list[dict[str, Any]],
+        home: Path,
+        note: Callable[[str], None],
+    ) -> None:
+        self.mode, self.settings, self.about, self.home = mode, settings, about, home
+        self.rows = rows
+        self.run: Any = None
+        if mode == "online" and time.monotonic() < WandbTracker.quiet_until:
+            self.mode = "offline"
+        elif mode == "online":
+            try:
+                self.start()
+            except Exception as error:
+                import wandb
+
+                wandb.teardown()  # the service that failed still holds the id
+                self.mode = "offline"
+                WandbTracker.quiet_until = time.monotonic() + QUIET
+                note(f"W&B does not answer ({first_line(error)}); this step is kept for `wandb sync` in {home}")
+
+    def start(self) -> None:
+        import wandb
+
+        self.home.mkdir(parents=True, exist_ok=True)
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
+            os.environ.setdefault(name, str(self.home))
+        if self.mode == "offline":  # an attempt that was killed while it wrote this
+            for old in self.home.glob(f"wandb/offline-run-*-{self.about['id']}"):
+                shutil.rmtree(old, ignore_errors=True)
+        self.run = wandb.init(
+            id=self.about["id"],
+            name=self.about["name"],
+            job_type=self.about["stage"],
+            config=self.about["config"],
+            group=self.settings.get("group"),
+            project=self.settings.get("project") or "pruning",
+            entity=self.settings.get("entity"),
+            tags=self.settings.get("tags"),
+            mode=self.mode,  # type: ignore[arg-type]
+            resume="allow",
+            dir=self.home,
+            settings=wandb.Settings(
+                init_timeout=INIT_TIMEOUT,
+                finish_timeout=FINISH_TIMEOUT,
+                silent=True,
+                x_transaction_log_flush_interval=1,
+            ),
+        )
+        self.run.define_metric("epoch")
+        self.run.define_metric("*", step_metric="epoch")
+        known = self.run.summary.get("epoch", 0) or 0
+        for row in self.rows:
+            if row["epoch"] > known:
+                self.run.log(row)
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        if self.run:
+            self.run.log(metrics)
+        else:
+            self.rows.append(metrics)
+
+    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        import wandb
+
+        if self.run is None:
+            self.start()
+        self.run.summary.update({k: v for k, v in result.items() if v is not None})
+        if table:
+            self.run.log({"layers": wandb.Table(columns=list(table[0]), data=[list(row.values()) for row in table])})
+        if picture:
+            self.run.log({"picture": wandb.Image(str(picture))})
+        artifact = wandb.Artifact(
+            f"model-{self.about['id']}", type="model", metadata={"parent": result["parent"]} | result
+        )
+        artifact.add_file(str(model), policy="immutable", skip_cache=True)
+        self.run.log_artifact(artifact)
+        self.run.finish(exit_code=0)
+        self.run = None
+
+    def close(self) -> None:
+        if self.run:
+            self.run.finish(exit_code=1)
+            self.run = None
+
+
+class BestEffort(Tracker):
+    """Another tracker, whose first error is printed in one line and ends the tracking, not the run."""
+
+    def __init__(self, make: Callable[[], Tracker], note: Callable[[str], None]) -> None:
+        self.note, self.inner = note, Tracker()
+        self.guard(lambda: setattr(self, "inner", make()))
+
+    def guard(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except Exception as error:  # whatever fails here must not fail the run
+            self.inner = Tracker()
+            self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        self.guard(lambda: self.inner.row(metrics))
+
+    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        self.guard(lambda: self.inner.finish(result, table, picture, model))
+
+    def close(self) -> None:
+        self.guard(self.inner.close)
+
+
+def first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:160]
+
+
+def mode_of(settings: dict[str, Any]) -> str:
+    """Return online, offline or disabled: `env.wandb.mode`, else WANDB_MODE, else online where a key is set up."""
+    mode = settings.get("mode") or os.environ.get("WANDB_MODE")
+    if mode:
+        return str(mode)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    import wandb
+
+    # verifying would ask the server, and raise where there is no network; `init` finds out and falls back
+    return "online" if wandb.login(prompt=False, verify=False) else "offline"
+
+
+def tracker(
+    settings: dict[str, Any],
+    about: dict[str, Any],
+    rows: list[dict[str, Any]],
+    home: Path,
+    note: Callable[[str], None],
+) -> Tracker:
+    """Return the tracker of one step; `about` has id, name, stage, config."""
+    if (mode := mode_of(settings)) == "disabled":
+        return Tracker()
+    return BestEffort(lambda: WandbTracker(mode, settings, about, list(rows), home, note), note)

@@ -1,0 +1,162 @@
+"""The one training loop.
+
+Images stay on the device as uint8 and are augmented a batch at a time; activations are channels_last, in bf16 where
+the hardware has it; pruned weights are zeroed after every optimizer step; inside an epoch the host never waits for
+the device.
+"""
+
+import math
+import time
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pruning import masks
+from pruning.data import Data, steps_per_epoch, train_batches
+from pruning.errors import Interrupted, UserError
+from pruning.training.evaluation import autocast, measure
+from pruning.training.optimizers import optimizer_for, step_of
+from pruning.training.recipe import TrainRecipe
+from pruning.training.schedules import learning_rate
+
+ResumeState = dict[str, Any]
+"""All that a training needs to continue to the same bits: tensors and numbers, for `torch.load(weights_only=True)`."""
+
+
+class TrainingHooks:
+    """What a training reports and asks while it runs; this one keeps nothing and never stops."""
+
+    def state(self) -> ResumeState | None:
+        """Return what was saved last, if this step was interrupted."""
+        return None
+
+    def save(self, state: ResumeState) -> None:
+        """Keep `state` instead of what was saved before."""
+
+    def row(self, metrics: dict[str, float]) -> None:
+        """Take the figures of one epoch."""
+
+    def batch(self, images: int) -> None:
+        """Count one dispatched batch of `images` images."""
+
+    def stopping(self) -> bool:
+        """Return whether to stop at the next batch."""
+        return False
+
+
+def fit(
+    model: nn.Module,
+    data: Data,
+    recipe: TrainRecipe,
+    *,
+    mask: masks.Mask | None = None,
+    seed: int = 0,
+    precision: str = "fp32",
+    hooks: TrainingHooks | None = None,
+) -> None:
+    """Train `model` in place on `data.train`, on the device of the data.
+
+    It takes `recipe.epochs`, or what is left of them after `hooks.state()`. The weights that `mask` prunes are exactly
+    zero after every step. `seed` decides order and augmentation; `precision` is "fp32" or "bf16". Ends with
+    Interrupted, state saved, when the hooks say so; with UserError when the loss is no longer finite.
+    """
+    loop = TrainingLoop(model, mask or {}, data, recipe, seed, precision, hooks or TrainingHooks())
+    while loop.epoch < recipe.epochs:
+        loop.run_epoch()
+
+
+class TrainingLoop:
+    """The state of one `fit`: all that changes from step to step, and nothing else has to be saved to continue."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        mask: masks.Mask,
+        data: Data,
+        recipe: TrainRecipe,
+        seed: int,
+        precision: str,
+        hooks: TrainingHooks,
+    ) -> None:
+        device = data.train.images.device
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.mask = {name: keep.to(device) for name, keep in mask.items()}
+        self.data, self.recipe, self.seed, self.precision, self.hooks = data, recipe, seed, precision, hooks
+        self.optimizer = optimizer_for(recipe.optimizer, model, recipe.arguments("optimizer"))
+        self.update = step_of(self.optimizer)
+        self.shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
+        self.shape |= recipe.arguments("schedule")
+        self.enforce = masks.enforcer(self.mask, model)
+        self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
+        self.epoch, self.batch = 0, 0  # the next step to make
+        self.seconds = 0.0  # spent on this epoch so far
+        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch: losses, right answers
+        self.enforce()
+        if state := hooks.state():
+            self.restore(state)
+
+    def restore(self, state: ResumeState) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.sums.copy_(state["sums"])
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+
+    def save(self) -> None:
+        place = {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
+        self.hooks.save(place | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+
+    def run_epoch(self) -> None:
+        """Make the steps that are left of this epoch, check and report it, save."""
+        self.model.train()
+        began, earlier = time.monotonic(), self.seconds
+        batches = train_batches(
+            self.data, batch_size=self.recipe.batch_size, seed=self.seed, epoch=self.epoch, first=self.batch
+        )
+        for images, labels in batches:
+            self.step(images, labels)
+            self.batch += 1
+            if self.hooks.stopping():
+                break
+        losses, right = self.sums.tolist()  # the only time that the host waits for the device
+        self.seconds = earlier + time.monotonic() - began
+        masks.check(self.mask, dict(self.model.named_parameters()))
+        if not math.isfinite(losses):
+            lr, epoch = self.recipe.lr, self.epoch + 1
+            raise UserError(
+                f"lr={lr:g} is too high: the training diverged, the loss is {losses} in epoch {epoch}", "lr"
+            )
+        if self.batch == self.steps:
+            self.report(losses / len(self.data.train), 100 * right / len(self.data.train))
+            self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
+            self.sums.zero_()
+        self.save()
+        if self.hooks.stopping():
+            raise Interrupted
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """Make one optimizer step; pruned weights are zero after it."""
+        rate = self.rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with autocast(images.device, self.precision):
+            logits = self.model(images)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        self.update()
+        self.enforce()
+        right = (logits.detach().argmax(1) == labels).sum()
+        self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
+        self.hooks.batch(len(labels))
+
+    def rate(self) -> float:
+        """Return the learning rate of the next step."""
+        progress = (self.epoch * self.steps + self.batch) / (self.recipe.epochs * self.steps)
+        return learning_rate(progress, self.recipe.lr, **self.shape)
+
+    def report(self, train_loss: float, train_top1: float) -> None:
+        row = {"epoch": self.epoch + 1, "lr": self.rate(), "train_loss": train_loss, "train_top1": train_top1}
+        row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}
+        self.hooks.row(row | measure(self.model, self.data, self.precision))

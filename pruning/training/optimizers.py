@@ -1,0 +1,56 @@
+"""Torch's optimizers, without the seconds that their first use costs.
+
+Every optimizer method is wrapped to keep torch.compile out, and the wrapper imports the whole compiler for that: five
+seconds of processor time in each process, more than some steps take. Nothing is compiled here, so the methods are
+called as they are.
+
+A new optimizer is one function (parameters) -> Optimizer, entered in OPTIMIZERS; its keyword-only parameters are
+settings of training.
+"""
+
+import inspect
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+
+Parameters = Iterable[nn.Parameter]
+
+
+def sgd(parameters: Parameters, *, lr: float, weight_decay: float, momentum: float, nesterov: bool) -> Optimizer:
+    """Stochastic gradient descent with momentum; weight decay is added to the gradient."""
+    return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, foreach=True)
+
+
+def adam(parameters: Parameters, *, lr: float, weight_decay: float, betas: tuple[float, ...]) -> Optimizer:
+    """Adam (Kingma and Ba 2014, arXiv 1412.6980); weight decay is added to the gradient."""
+    return Adam(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), foreach=True)
+
+
+def adamw(parameters: Parameters, *, lr: float, weight_decay: float, betas: tuple[float, ...]) -> Optimizer:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), foreach=True)
+
+
+OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
+
+
+def optimizer_for(name: str, model: nn.Module, settings: dict[str, Any]) -> Optimizer:
+    """Return a fresh optimizer (so no momentum is carried into finetuning), with multi-tensor updates."""
+    for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
+        plain = inspect.unwrap(method)
+        plain.__dynamo_disable = plain  # torch caches the wrapped method here
+    return OPTIMIZERS[name](model.parameters(), **settings)
+
+
+def step_of(optimizer: Optimizer) -> Callable[[], None]:
+    """Return the optimizer's step, as the class has it below its wrappers."""
+    plain = inspect.unwrap(type(optimizer).step)
+
+    @torch.no_grad()
+    def step() -> None:
+        plain(optimizer)
+
+    return step
