@@ -6,7 +6,7 @@ from typing import Any
 from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.compose import configs
 
@@ -19,7 +19,7 @@ class GraphLauncher(Launcher):
     single_in_process = False  # whether main.py makes a single cell itself
 
     def __init__(self, **settings: Any) -> None:
-        self.node = settings
+        self.node = {k: OmegaConf.to_container(v) if OmegaConf.is_config(v) else v for k, v in settings.items()}
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context, self.config = hydra_context, config

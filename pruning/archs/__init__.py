@@ -16,7 +16,7 @@ from pruning.archs.resnet import ResNet
 from pruning.archs.vgg import VGG
 from pruning.archs.wide_resnet import WideResNet
 
-BUILDERS: dict[str, Callable[[int], nn.Module]] = {
+ARCHS: dict[str, Callable[[int], nn.Module]] = {
     "resnet20": partial(ResNet, 20),
     "resnet32": partial(ResNet, 32),
     "resnet56": partial(ResNet, 56),
@@ -34,10 +34,10 @@ def build(name: str, num_classes: int) -> nn.Module:
 
     Its weights are torch's defaults from the global random state: follow with `initialise` or load a checkpoint.
     """
-    errors.check_choice("arch", name, BUILDERS)
+    errors.check_choice("arch", name, ARCHS)
     if type(num_classes) is not int or num_classes < 2:
         raise errors.UserError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
-    return BUILDERS[name](num_classes)
+    return ARCHS[name](num_classes)
 
 
 @torch.no_grad()

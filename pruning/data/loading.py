@@ -56,7 +56,7 @@ def info(settings: DatasetSettings, *, cache: Path = CACHE, progress: Progress |
     return DATASETS[settings.name].info(cache, progress, **settings.arguments("name"))
 
 
-def load(
+def load_data(
     settings: DatasetSettings | str,
     *,
     cache: Path = CACHE,

@@ -137,7 +137,7 @@ def _loaded(
     """Load a dataset once for all the steps of this process; UserError if it is no longer the one that was planned."""
     if fingerprint and data.info(settings, cache=cache).fingerprint != fingerprint:
         raise UserError(f"the images in {settings.root} have changed since this was planned; run the command again")
-    return data.load(settings, cache=cache, device=device, progress=progress)
+    return data.load_data(settings, cache=cache, device=device, progress=progress)
 
 
 def last_line(error: Exception) -> str:

@@ -173,7 +173,7 @@ def read_arch(node: Mapping[str, Any]) -> str:
         check_choice("a setting of arch", key, ("name", "_target_"))
     if (target := node.get("_target_", BUILD)) != BUILD:
         raise UserError(f"arch._target_ must be {BUILD}, got {target!r}; the architecture is chosen by arch.name")
-    return check_choice("arch", node["name"], archs.BUILDERS)
+    return check_choice("arch", node["name"], archs.ARCHS)
 
 
 def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, int]:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -96,18 +95,31 @@ class Sweep:
 
 
 def differences(steps: Sequence[Step]) -> dict[str, str]:
-    """Return, by id, what tells each step from the others of its stage: `arch=vgg16 seed=1 prune.percent=0.3`."""
+    """Return, by id, what tells each step from the others of its stage: `arch=vgg16 seed=1 prune.percent=0.3`.
+
+    A setting tells steps apart if they have different values of it, or if only some have one and all have its stage in
+    their chain. Where a stage has one step, its own settings are returned.
+    """
     flat = flatten(steps)
-    of_stage = Counter(step.stage for step in steps)
-    shared = Counter((step.stage, key, value) for step in steps for key, value in flat[step.id].items())
-    return {
-        step.id: " ".join(
-            f"{key}={value}"
-            for key, value in flat[step.id].items()
-            if (alone(key, step) if of_stage[step.stage] == 1 else shared[step.stage, key, value] < of_stage[step.stage])
-        )
-        for step in steps
-    }
+    of_stage: dict[str, list[Step]] = {}
+    for step in steps:
+        of_stage.setdefault(step.stage, []).append(step)
+    found: dict[str, str] = {}
+    for stage, group in of_stage.items():
+        if len(group) == 1:
+            telling = {key for key in flat[group[0].id] if key.startswith(f"{stage}.") or "." not in key}
+        else:
+            values: dict[str, set[str | None]] = {key: set() for step in group for key in flat[step.id]}
+            for step in group:
+                own = flat[step.id]
+                stages = {key.partition(".")[0] for key in own}
+                for key, seen in values.items():
+                    if key in own or key.partition(".")[0] in stages:
+                        seen.add(own.get(key))
+            telling = {key for key, seen in values.items() if len(seen) > 1}
+        for step in group:
+            found[step.id] = " ".join(f"{key}={value}" for key, value in flat[step.id].items() if key in telling)
+    return found
 
 
 def flatten(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
