@@ -13,16 +13,20 @@ from PIL import Image
 
 from pruning.data import Data, Split
 from tests.commands import Command, Server
+from tests.helpers import CI
 
 torch.set_num_threads(1)
 
 
-SLOW = ("test_slurm", "test_chaos", "test_pool", "test_execute", "test_wandb_sweep", "test_tracking", "test_main")
+SLOWEST = ("test_slurm", "test_chaos", "test_local", "test_execute", "test_agent", "test_wandb", "test_main")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the slow files first, so that two processes that take file after file end at about the same time."""
-    items.sort(key=lambda item: SLOW.index(item.path.stem) if item.path.stem in SLOW else len(SLOW))
+    items.sort(key=lambda item: SLOWEST.index(item.path.stem) if item.path.stem in SLOWEST else len(SLOWEST))
+    for item in items:
+        if not CI and any(item.get_closest_marker(tier) for tier in ("slow", "slurm")):
+            item.add_marker(pytest.mark.skip(reason="of the slow tier: CI=true runs it too"))
 
 
 @pytest.fixture(autouse=True)
