@@ -16,6 +16,7 @@ from hydra_plugins.pruning_hydra.messages import one_line
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
+    """Make what the composed config asks for, here or through its launcher, or show the status."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
@@ -33,8 +34,8 @@ def make(config: dict[str, Any]) -> None:
     from pruning.env import Env
     from pruning.errors import Interrupted
     from pruning.pipeline import plan
-    from pruning.pipeline.execute import run_step
-    from pruning.pipeline.stop import StopRequest
+    from pruning.execution.execute import run_step
+    from pruning.execution.stop import StopRequest
     from pruning.runs import Run
 
     env = Env.from_config(config["env"])

@@ -13,27 +13,30 @@ import os
 import statistics
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from pruning.recipes import TrainRecipe
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from pruning import archs, hosts, masks, rng
-from pruning.data import Data, Split
-from pruning.training import Fitting, Journal
+from pruning import archs, masks, rng
+from pruning.data import Data, Split, train_batches
+from pruning.env import Env, device_name
+from pruning.training import TrainingHooks, TrainRecipe
+from pruning.training.loop import TrainingLoop
 
 IMAGES = 2_000
+Images = np.ndarray[Any, np.dtype[np.uint8]]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
-class Pictures(Dataset):  # type: ignore[type-arg]
+class Pictures(Dataset[Any]):
     """PIL images and labels with the usual transforms."""
 
-    def __init__(self, images: np.ndarray, labels: list[int]) -> None:
+    def __init__(self, images: Images, labels: list[int]) -> None:
         steps = [transforms.RandomCrop(32, 4), transforms.RandomHorizontalFlip(), transforms.ToTensor()]
         self.images, self.labels = images, labels
         self.transform = transforms.Compose([*steps, transforms.Normalize(MEAN, STD)])
@@ -51,11 +54,11 @@ def pruned(arch: str) -> tuple[nn.Module, masks.Mask]:
     archs.initialise(model, rng.generator(0, "init"))
     weights = dict(model.named_parameters())
     mask = masks.keep_top({name: weights[name].detach().abs() for name in masks.prunable(model)}, 0.8)
-    model.load_state_dict(masks.applied(mask, model.state_dict()))
+    model.load_state_dict(masks.masked(model.state_dict(), mask))
     return model, mask
 
 
-def usual(arch: str, images: np.ndarray, labels: list[int], batch: int, device: str, workers: int) -> Iterator[None]:
+def usual(arch: str, images: Images, labels: list[int], batch: int, device: str, workers: int) -> Iterator[None]:
     """Yield after each step of the usual loop."""
     model = pruned(arch)[0].to(device).train()
     loader = DataLoader(Pictures(images, labels), batch, shuffle=True, num_workers=workers, drop_last=True)
@@ -75,20 +78,17 @@ def usual(arch: str, images: np.ndarray, labels: list[int], batch: int, device: 
             yield
 
 
-def ours(arch: str, images: np.ndarray, labels: list[int], batch: int, device: str) -> Iterator[None]:
+def ours(arch: str, images: Images, labels: list[int], batch: int, device: str) -> Iterator[None]:
     """Yield after each step of the loop of `pruning.training`."""
-    from pruning.data import train_batches
-
     model, mask = pruned(arch)
     split = Split(torch.from_numpy(images), torch.tensor(labels)).to(device)
     data = Data(split, None, split, tuple("0123456789"), MEAN, STD, pad=4, flip=True)
     recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    precision = hosts.precision("auto", torch.device(device))
-    fitting = Fitting(model, {k: v.to(device) for k, v in mask.items()}, data, recipe, 0, precision, Journal())
-    fitting.model.train()
+    loop = TrainingLoop(model, mask, data, recipe, 0, Env(device=device).precision("auto"), TrainingHooks())
+    loop.model.train()
     for epoch in itertools.count():
         for inputs, targets in train_batches(data, batch_size=batch, seed=0, epoch=epoch):
-            fitting.step(inputs, targets)
+            loop.step(inputs, targets)
             yield
 
 
@@ -103,6 +103,7 @@ def seconds(steps: Iterator[None], count: int, device: str) -> float:
 
 
 def main() -> None:
+    """Measure both loops in turns, architecture by architecture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "preresnet110", "vgg16"])
     parser.add_argument("--batch", type=int, default=128)
@@ -111,8 +112,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of the usual loop")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    hosts.prepare()
-    about = f"{hosts.describe(torch.device(device))['device']}, {torch.get_num_threads()} threads"
+    Env().prepare()
+    about = f"{device_name(torch.device(device))}, {torch.get_num_threads()} threads"
     print(f"{about}, batch {options.batch}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
     noise = np.random.default_rng(0)
     images = noise.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)

@@ -106,10 +106,12 @@ def device_name(device: torch.device) -> str:
 
 
 def cpu_flags() -> set[str]:
+    """Return what the processor can do, in Linux's words; empty elsewhere."""
     return set(next((text.split() for key, text in cpu_lines() if key in ("flags", "Features")), []))
 
 
 def cpu_lines() -> list[tuple[str, str]]:
+    """Return the (key, value) lines of /proc/cpuinfo."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:

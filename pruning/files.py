@@ -27,6 +27,7 @@ def write_whole(path: Path, content: bytes | memoryview) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
+    """Write `value` whole or not at all, indented for people."""
     write_whole(path, (json.dumps(value, indent=1) + "\n").encode())
 
 
@@ -43,4 +44,5 @@ class CannotWriteError(UserError):
 
 
 def cannot_write(path: Path, error: OSError) -> CannotWriteError:
+    """Return the error to raise in place of `error`: one line with the path, the cause and what to do."""
     return CannotWriteError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place")

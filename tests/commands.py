@@ -114,7 +114,7 @@ def serve() -> None:
     """Fork a child for each line of stdin that says how; tell of its end when asked."""
     import hydra._internal.utils  # noqa: F401  (all that is slow to import, less wandb)
     import matplotlib.pyplot  # noqa: F401
-    import pruning.pipeline.execute  # noqa: F401
+    import pruning.execution.execute  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
     for line in sys.stdin:

@@ -60,6 +60,7 @@ def explain(error: BaseException) -> str:
 
 
 def unknown_key(error: OmegaConfBaseException) -> str:
+    """Return which keys there are, where OmegaConf only says that this one is none."""
     parent = error.parent_node
     keys = [str(key) for key in parent] if isinstance(parent, dict) or hasattr(parent, "keys") else []
     if not keys or str(error.key) in keys:
@@ -68,5 +69,6 @@ def unknown_key(error: OmegaConfBaseException) -> str:
 
 
 def guess(wanted: str, options: list[str]) -> str:
+    """Return the option that was probably meant, as the end of a message."""
     close = difflib.get_close_matches(wanted, options, n=1)
     return f"; did you mean {close[0]}?" if close else ""

@@ -18,6 +18,7 @@ def read_text(path: Path) -> str | None:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Keep the text for `read_text`."""
     with contextlib.suppress(UserError):
         write_whole(path, text.encode())
 
@@ -34,6 +35,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Keep the tensors for `read_tensors`."""
     from safetensors.torch import save
 
     with contextlib.suppress(UserError):

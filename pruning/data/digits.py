@@ -15,11 +15,12 @@ TEST_PER_CLASS = 36  # about 20 % of the 174 to 183 images of a class
 MEAN, STD = 0.3053, 0.3760  # of the training pixels, the same in each channel
 
 
-def info(cache: Path, progress: Progress | None = None) -> Info:
+def info(_cache: Path, _progress: Progress | None = None) -> Info:
+    """Return what is known without the images."""
     return Info(len(CLASSES), None)
 
 
-def load(cache: Path, progress: Progress | None = None) -> Data:
+def load(_cache: Path, _progress: Progress | None = None) -> Data:
     """Return the 1,797 digits: 0..16 scaled to 0..255, each pixel 4x4, grey in three channels; 360 for the test."""
     # Not load_digits(): importing scikit-learn takes seconds, reading its file takes milliseconds.
     spec = importlib.util.find_spec("sklearn")

@@ -81,6 +81,7 @@ def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -
 
 
 def info(cache: Path, progress: Progress | None = None, *, root: str | None) -> Info:
+    """Return the number of classes, and the fingerprint of all files."""
     listing = scan(root)
     return Info(len(listing.classes), fingerprint(listing, cache, progress))
 

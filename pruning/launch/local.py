@@ -126,7 +126,8 @@ class Feeder(threading.Thread):
             self.process = self.launch()
         if self.scheduler.stopping:  # asked for before there was a process to signal
             return Outcome.INTERRUPTED, ""
-        assert self.process.stdin and self.process.stdout
+        assert self.process.stdin
+        assert self.process.stdout
         try:
             self.process.stdin.write(json.dumps(step.to_json()) + "\n")
             self.process.stdin.flush()

@@ -9,9 +9,9 @@ import submitit
 from pruning import tracking
 from pruning.env import Env
 from pruning.errors import Interrupted
+from pruning.execution.execute import run_step
+from pruning.execution.stop import StopRequest
 from pruning.launch.worker import redirect
-from pruning.pipeline.execute import run_step
-from pruning.pipeline.stop import StopRequest
 from pruning.runs import Run, Step
 
 GRACE = 600  # seconds that a job waits for its end after SIGTERM

@@ -16,10 +16,10 @@ from typing import TextIO
 from pruning import tracking
 from pruning.env import Env
 from pruning.errors import Interrupted, UserError
+from pruning.execution.execute import last_line, try_run_step
+from pruning.execution.stop import StopRequest
 from pruning.files import cannot_write
 from pruning.launch.scheduler import Outcome
-from pruning.pipeline.execute import last_line, try_run_step
-from pruning.pipeline.stop import StopRequest
 from pruning.runs import Run, Step
 
 PR_SET_PDEATHSIG = 1
@@ -61,6 +61,7 @@ def redirect(log: Path) -> None:
 
 
 def main(env_json: str, cpus: str, parent: str) -> None:
+    """Prepare this process (environment, cores, end with its parent), then serve."""
     if sys.platform == "linux":  # stop, with the state saved, when the parent is killed
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != int(parent):  # it was killed while this process started

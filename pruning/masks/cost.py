@@ -11,7 +11,7 @@ def uses_per_image(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) 
     uses: dict[str, int] = {}
 
     def hook(name: str) -> object:
-        def record(module: nn.Module, inputs: object, output: Tensor) -> None:
+        def record(module: nn.Module, _inputs: object, output: Tensor) -> None:
             spatial = output.shape[2:].numel() if isinstance(module, nn.Conv2d) else 1
             uses[f"{name}.weight"] = uses.get(f"{name}.weight", 0) + spatial
 

@@ -14,7 +14,7 @@ Groups = Mapping[tuple[str, ...], int]
 Scope = Callable[..., Groups]
 
 
-def everywhere(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int]) -> Groups:
+def everywhere(shapes: Mapping[str, torch.Size], total: int, _pruned: Mapping[str, int]) -> Groups:
     """All together: one threshold over all prunable weights."""
     return {tuple(shapes): total}
 

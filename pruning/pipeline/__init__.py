@@ -1,1 +1,1 @@
-"""From a wish to results: plan, sweep, execute, watch."""
+"""From a wish to a plan: the config read once, steps, sweeps, what they cost, how far they are."""

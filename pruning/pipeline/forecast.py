@@ -79,5 +79,6 @@ def workload(step: Step) -> tuple[str, ...]:
 
 
 def duration(seconds: float) -> str:
+    """Return the time in the two units that matter."""
     hours, minutes = int(seconds // 3600), int(seconds % 3600 // 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {int(seconds % 60)} s"

@@ -6,30 +6,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
-from pruning import archs, checkpoints, data
+from pruning import archs, data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.masks import Levels
+from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, value_of
 from pruning.stages import STAGES
 
 NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "env", "sweep"}  # and the nodes of the stages
 BUILD = "pruning.archs.build"
-
-
-@dataclass(frozen=True)
-class Origin:
-    """The checkpoint that `resume=` gives in place of a dense network."""
-
-    ref: Ref
-    file: Path
-    pruned: int  # weights that its mask prunes, and weights that the mask names
-    masked: int
-
-    @property
-    def sparsity(self) -> float:
-        return self.pruned / self.masked if self.masked else 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,22 +179,3 @@ def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[d
 def described(settings: data.DatasetSettings, cache: Path, progress: data.Progress | None) -> data.Info:
     """Look at the dataset once for a whole sweep."""
     return data.info(settings, cache=cache, progress=progress)
-
-
-def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
-    """Return the checkpoint that `resume=PATH_OR_ID` names."""
-    run = find(runs, str(resume))
-    if run and not run.done:
-        raise UserError(f"resume={resume}: that run is not done yet; run its command again first ({run.path})")
-    path = run.model if run else Path(str(resume)).expanduser()
-    with naming(keys={"path": "resume"}):
-        return read_origin(path.resolve(), arch, num_classes)
-
-
-@lru_cache
-def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
-    """Look at the checkpoint once for a whole sweep."""
-    mask = checkpoints.load_as(path, arch, num_classes).mask
-    masked = sum(keep.numel() for keep in mask.values())
-    pruned = masked - sum(int(keep.sum()) for keep in mask.values())
-    return Origin(f"sha256:{checkpoints.digest(path)}", path, pruned, masked)

@@ -136,4 +136,5 @@ def flatten(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
 
 
 def plain(value: Any) -> str:
+    """Return a value as it would be given on the command line."""
     return value if isinstance(value, str) else json.dumps(value)

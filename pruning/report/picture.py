@@ -32,6 +32,7 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path | None:
 
 
 def draw_layers(axis: Any, rows: list[dict[str, Any]]) -> None:
+    """Draw a bar per prunable layer: its weights, and how many are kept."""
     axis.set_title("weights of each prunable layer", fontsize=10)
     axis.set_xlabel("layer, from input to output")
     axis.xaxis.get_major_locator().set_params(integer=True)
@@ -45,6 +46,7 @@ def draw_layers(axis: Any, rows: list[dict[str, Any]]) -> None:
 
 
 def draw_epochs(axis: Any, run: Run) -> None:
+    """Draw training and test accuracy over the epochs of the whole chain, and a cross right after each pruning."""
     axis.set_title("accuracy (top-1, percent)", fontsize=10)
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -15,10 +15,12 @@ Row = Mapping[str, Any]
 
 
 def top1_pruned(row: Row) -> str:
+    """Return top-1 right after pruning; empty for a dense network."""
     return f"{row['before']['test_top1']:.2f}" if row["before"] else ""
 
 
 def left(kept: int, total: int) -> str:
+    """Return a count and its share of the whole."""
     return f"{kept:,} ({kept / total:.1%})"
 
 

@@ -81,6 +81,7 @@ class RichReporter(Reporter):
 
 
 def figures(metrics: dict[str, Any]) -> str:
+    """Return the figures of an epoch in a few words."""
     return f"loss {metrics['train_loss']:.3f} train {metrics['train_top1']:.2f} % test {metrics['test_top1']:.2f} %"
 
 

@@ -43,4 +43,5 @@ class RichLiveTable(LiveTable):
 
 
 def live_table() -> LiveTable:
+    """Return a live table on a terminal, lines elsewhere."""
     return RichLiveTable() if sys.stdout.isatty() else LiveTable()

@@ -150,6 +150,7 @@ class BestEffort(Tracker):
 
 
 def first_line(error: Exception) -> str:
+    """Return the first line of what went wrong, at most 160 characters."""
     return (str(error) or type(error).__name__).splitlines()[0][:160]
 
 

@@ -8,6 +8,7 @@ from pruning.data import Data, Split, eval_batches
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context in which convolutions and matrix products are computed in `precision`."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

@@ -10,22 +10,22 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 
-def constant(progress: float, left: float) -> float:
+def constant(_progress: float, _left: float) -> float:
     """The peak."""
     return 1.0
 
 
-def steps(progress: float, left: float, *, milestones: Sequence[float], decay: float) -> float:
+def steps(progress: float, _left: float, *, milestones: Sequence[float], decay: float) -> float:
     """Times `decay` at each of `milestones`, fractions of the whole, warm-up included."""
     return decay ** sum(progress >= milestone for milestone in milestones)
 
 
-def linear(progress: float, left: float, *, end: float) -> float:
+def linear(_progress: float, left: float, *, end: float) -> float:
     """Down to `end` times the peak in a straight line."""
     return end + (1 - end) * left
 
 
-def cosine(progress: float, left: float, *, end: float) -> float:
+def cosine(_progress: float, left: float, *, end: float) -> float:
     """Down to `end` times the peak along half a cosine."""
     return end + (1 - end) * half_cosine(left)
 

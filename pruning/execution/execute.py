@@ -11,9 +11,9 @@ from pruning import data, report, tracking
 from pruning.checkpoints import Checkpoint, load, load_as
 from pruning.env import Env
 from pruning.errors import Interrupted, UserError, naming
+from pruning.execution.recorder import RunRecorder
+from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
-from pruning.pipeline.recorder import RunRecorder
-from pruning.pipeline.stop import StopRequest
 from pruning.runs import Ref, Result, Run, Step, claims
 from pruning.runs.provenance import describe
 from pruning.stages import STAGES, Context, Inputs

@@ -9,8 +9,8 @@ import torch
 
 from pruning import tracking
 from pruning.errors import UserError
+from pruning.execution.stop import StopRequest
 from pruning.files import cannot_write, write_whole
-from pruning.pipeline.stop import StopRequest
 from pruning.runs import Run, Step, claims
 from pruning.training import ResumeState, TrainingHooks
 

@@ -1,0 +1,75 @@
+"""What tests/extension/toy.py adds from outside works everywhere, named by `env.imports`, in every process."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pruning import checkpoints
+from pruning.runs import Run, Step, every
+from tests.commands import Command
+from tests.helpers import by_stage, models, result
+
+IMPORTS = "env.imports=[tests.extension.toy]"
+TOY = (IMPORTS, "stage.name=average", "+average.share=0.6")
+LEVELS = ("levels=iterative", "prune.percent=0.8", "train.epochs=2", "finetune.epochs=1")
+
+
+def test_a_criterion_and_a_scope_with_settings(command: Command, small: tuple[str, ...]) -> None:
+    settings = ("prune.criterion=noisy", "+prune.noise=0.2", "prune.scope=but_first", "+prune.dense=2")
+    done = command(*small, IMPORTS, "stage=prune", *settings)
+    assert (done.returncode, done.stderr) == (0, "")
+    run = by_stage(command.runs)["prune"]
+    mask = checkpoints.load(run.model).mask
+    kept = [bool(keep.all()) for keep in mask.values()]
+    assert kept == [True, True] + [False] * (len(mask) - 2)
+    figures, step = result(run), run.step()
+    assert figures["prunable"] - figures["prunable_nonzero"] == round(0.8 * figures["prunable"])
+    assert step is not None
+    assert step.recipe == {"percent": 0.8, "criterion": "noisy", "noise": 0.2, "scope": "but_first", "dense": 2}
+
+
+@pytest.mark.parametrize(
+    ("override", "error"),
+    [
+        ("+prune.noise=2", "prune.noise must be in [0, 1], got 2"),
+        ("+prune.noise=much", "prune.noise must be a number, got 'much'"),
+        ("+prune.nose=1", "a setting of prune must be one of"),
+        ("+average.share=7", "average.share must be in [0, 1], got 7"),
+    ],
+)
+def test_their_settings_are_checked_before_any_work(command: Command, override: str, error: str) -> None:
+    done = command("prune.criterion=noisy", IMPORTS, "stage.name=average", override)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert done.stderr.startswith(f"error: {error}")
+    assert not command.runs.exists()
+
+
+@pytest.fixture
+def toy_run(command: Command, small: tuple[str, ...]) -> Path:
+    """Three levels and the toy stage, in one process."""
+    done = command(*small, *LEVELS, *TOY)
+    assert (done.returncode, done.stderr) == (0, "")
+    header, *lines = [line for line in done.stdout.splitlines() if line.startswith(("step", "train", "average"))][-9:]
+    assert header.split()[-1] == "level"
+    assert lines[-1].split()[-1] == "3"
+    return command.runs
+
+
+def test_a_stage_with_two_inputs_after_three_levels_on_every_local_way(
+    toy_run: Path, command: Command, small: tuple[str, ...], tmp_path: Path
+) -> None:
+    steps = {run.path.name: step for run in every(toy_run) if (step := run.step())}
+    assert sorted(step.level for step in steps.values()) == [0, 1, 1, 2, 2, 3, 3, 3]
+    (last,) = [step for step in steps.values() if step.stage == "average"]
+    assert set(last.inputs) == {"dense", "earlier"}
+    of_role = {role: next(step for step in steps.values() if step.id == ref) for role, ref in last.inputs.items()}
+    assert (of_role["dense"].level, of_role["dense"].stage) == (0, "train")
+    assert (of_role["earlier"].level, of_role["earlier"].stage) == (2, "finetune")
+    assert last.id == Step.from_json(json.loads(json.dumps(last.to_json()))).id
+    average = Run.for_step(last, toy_run)
+    assert result(average)["sparsity"] == result(Run(toy_run / last.places[last.parent or ""]))["sparsity"]
+
+    workers = command(*small, *LEVELS, *TOY, "-m", "hydra.launcher.workers=2", runs=tmp_path / "m")
+    assert (workers.returncode, workers.stderr) == (0, "")
+    assert models(tmp_path / "m") == models(toy_run)
