@@ -70,6 +70,6 @@ def test_a_stage_with_two_inputs_after_three_levels_on_every_local_way(
     average = Run.for_step(last, toy_run)
     assert result(average)["sparsity"] == result(Run(toy_run / last.places[last.parent or ""]))["sparsity"]
 
-    workers = command(*small, *LEVELS, *TOY, "-m", "hydra.launcher.workers=2", runs=tmp_path / "m")
+    workers = command(*small, *LEVELS, *TOY, "hydra.launcher.workers=2", "-m", runs=tmp_path / "m")
     assert (workers.returncode, workers.stderr) == (0, "")
     assert models(tmp_path / "m") == models(toy_run)
