@@ -406,3 +406,18 @@ class FakeWandb:
     def close(self):
         self.srv.shutdown()
         self.srv.server_close()
+
+
+    def dump(self):
+        pass
+import atexit
+ALL=[]
+_i=FakeWandb.__init__
+def init(self,port=0):
+    _i(self,port); ALL.append(self.store)
+FakeWandb.__init__=init
+def dump():
+    with open("/tmp/h_tracking/ops.json","a") as f:
+        for st in ALL:
+            f.write(json.dumps(st.ops)+"\n")
+atexit.register(dump)

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pruning import claims
+from pruning.runs import claims
 from pruning.runs import every
 from tests.commands import ROOT, Command
-from tests.fake_wandb import FakeWandb
-from tests.test_tracking import epochs, online
+from tests.tracking.fake_wandb import FakeWandb
+from tests.tracking.test_wandb import epochs, online
 
 SWEEP = ("hydra.mode=MULTIRUN", "prune.percent=0.3,0.8", "hydra.launcher.workers=1")
 

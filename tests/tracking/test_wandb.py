@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 
 from pruning.runs import Run, every
-from pruning.tracking import Mirror, Reporter, mirror, reporter
-from pruning.tracking.console import Bars
+from pruning.tracking import Reporter, Tracker as Mirror, reporter, tracker as mirror
+from pruning.tracking.console import RichReporter as Bars
 from tests.commands import ROOT, Command
-from tests.fake_wandb import FakeWandb
-from tests.read_wandb import history, records
+from tests.tracking.fake_wandb import FakeWandb
+from tests.tracking.read_wandb import history, records
 
 Small = tuple[str, ...]
 KEY = "0123456789" * 4
@@ -152,8 +152,8 @@ def test_without_a_key_and_a_mode_it_is_offline_and_never_asks(command: Command,
 
 def test_wandb_is_not_imported_where_it_is_disabled() -> None:
     code = (
-        "import sys; from pathlib import Path; from pruning import execute, tracking\n"
-        "m = tracking.mirror({'mode': 'disabled'}, {}, [], Path('x'), print); m.row({}); m.close()\n"
+        "import sys; from pathlib import Path; from pruning import execution, tracking\n"
+        "m = tracking.tracker({'mode': 'disabled'}, {}, [], Path('x'), print); m.row({}); m.close()\n"
         "print(sorted({'wandb', 'rich', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)

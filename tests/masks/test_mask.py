@@ -1,0 +1,123 @@
+import math
+from collections.abc import Callable, Iterable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pruning import masks
+from pruning.errors import UserError
+
+ODD = (0.0, -0.0, 1.5, -2.5, math.nan, -math.nan, math.inf, -math.inf, 1e-40)
+
+
+def net() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3, groups=2), nn.Flatten()
+    return nn.Sequential(*layers, nn.Linear(16, 5))
+
+
+def bits(tensor: Tensor) -> Tensor:
+    return tensor.detach().contiguous().view(torch.int32)
+
+
+def test_prunable_names_the_weights_in_the_order_of_the_model() -> None:
+    found = {layers: masks.prunable(net(), layers) for layers in masks.KINDS}
+    conv, linear = ["0.weight", "3.weight"], ["5.weight"]
+    assert found == {"conv": conv, "linear": linear, "conv+linear": conv + linear}
+    assert masks.prunable(net()) == conv
+    with pytest.raises(UserError, match=r"^layers must be one of .*, got 'convs'; did you mean conv\?$"):
+        masks.prunable(net(), "convs")
+
+
+def test_masked_gives_plus_zero_and_keeps_every_other_bit() -> None:
+    weight = torch.tensor(ODD)
+    keep = torch.arange(len(ODD)) % 2 == 0
+    for mask in (keep, ~keep):
+        result = masks.masked({"w": weight, "other": weight}, {"w": mask})
+        assert bits(result["w"])[~mask].tolist() == [0] * int((~mask).sum())
+        assert torch.equal(bits(result["w"])[mask], bits(weight)[mask])
+        assert result["w"].dtype == weight.dtype and result["other"] is weight
+    assert torch.equal(bits(weight), bits(torch.tensor(ODD)))
+
+
+def test_check_says_where_and_how_many() -> None:
+    mask = {"a": torch.tensor([True, True]), "b": torch.tensor([True, False, False])}
+    good = {"a": torch.tensor([0.0, 1.0]), "b": torch.tensor([3.0, 0.0, -0.0])}
+    masks.check(mask, good)
+    for wrong in (1e-45, math.nan, math.inf):
+        with pytest.raises(AssertionError, match=r"^1 pruned weights of b are not zero$"):
+            masks.check(mask, good | {"b": torch.tensor([3.0, 0.0, wrong])})
+
+
+def test_counts_above_the_integers_of_float32() -> None:
+    size = 2**24 + 3
+    mask = {"w": torch.ones(size, dtype=torch.bool)}
+    mask["w"][5] = False
+    assert masks.counts(mask, ["w", "v"], {"w": size, "v": 2}) == (size + 2, size + 1)
+    assert masks.sparsity(mask) == 1 / size
+    assert masks.sparsity({}) == 0.0
+
+
+def test_the_enforcer_gives_plus_zero_and_keeps_every_other_bit() -> None:
+    model = nn.Linear(len(ODD), 2, bias=False)
+    mask = {"weight": torch.arange(2 * len(ODD)).reshape(2, -1) % 2 == 0}  # each value kept once and pruned once
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor(ODD).expand(2, -1))
+    before = bits(model.weight).clone()
+    masks.enforcer({}, model)()
+    assert torch.equal(bits(model.weight), before)
+    masks.enforcer(mask, model)()
+    assert torch.equal(bits(model.weight), before * mask["weight"])
+
+
+@pytest.mark.parametrize(("of_weights", "of_mask"), [(True, False), (False, True), (True, True)])
+def test_the_enforcer_reads_any_memory_format(of_weights: bool, of_mask: bool) -> None:
+    model = nn.Conv2d(3, 4, (3, 2))
+    if of_weights:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep = torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+    before = model.weight.detach().clone()
+    mask = {"weight": keep.contiguous(memory_format=torch.channels_last) if of_mask else keep}
+    masks.enforcer(mask, model)()
+    assert torch.equal(bits(model.weight), bits(torch.where(keep, before, 0)))
+
+
+Make = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
+OPTIMIZERS: dict[str, Make] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, foreach=True),
+    "nesterov": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1, nesterov=True, foreach=True),
+    "adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, foreach=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, foreach=True),
+}
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
+def test_the_enforcer_undoes_what_an_optimizer_carried_over_from_dense_training_revives(optimizer: Make) -> None:
+    """Trap: masking the gradients does not survive this."""
+    model = net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = dict(model.named_parameters())
+    opt = optimizer(model.parameters())
+    stream = torch.Generator().manual_seed(0)
+
+    def step() -> None:
+        opt.zero_grad()
+        model(torch.randn(8, 3, 6, 6, generator=stream)).square().mean().backward()
+        opt.step()
+
+    for _ in range(3):
+        step()
+    mask = masks.prune(model, 0.7, layers="conv+linear")
+    enforce = masks.enforcer(mask, model)
+    enforce()
+    start = {name: p.detach().clone() for name, p in parameters.items()}
+    for _ in range(10):
+        step()
+        with pytest.raises(AssertionError, match=r"pruned weights of .* are not zero"):
+            masks.check(mask, parameters)
+        kept = {name: bits(parameters[name])[keep] for name, keep in mask.items()}
+        enforce()
+        for name, keep in mask.items():
+            assert not bits(parameters[name])[~keep].any()
+            assert torch.equal(bits(parameters[name])[keep], kept[name])
+    assert all((parameters[name][keep] != start[name][keep]).all() for name, keep in mask.items())

@@ -1,0 +1,90 @@
+from collections.abc import Mapping
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pruning import masks
+from pruning.masks.scopes import allocate
+from tests import reference
+
+
+@st.composite
+def bins(draw: st.DrawFn) -> tuple[int, list[int], list[int]]:
+    sizes = draw(st.lists(st.integers(1, 60), min_size=1, max_size=7))
+    least = [draw(st.just(0) | st.integers(0, size)) for size in sizes]
+    return draw(st.integers(sum(least), sum(sizes))), sizes, least
+
+
+@settings(deadline=None, max_examples=500)
+@given(bins())
+def test_allocate_is_the_obvious_one(case: tuple[int, list[int], list[int]]) -> None:
+    total, sizes, least = case
+    goal = allocate(total, sizes, least)
+    assert sum(goal) == total
+    assert all(low <= part <= size for low, part, size in zip(least, goal, sizes, strict=True))
+    assert goal == reference.allocate(total, sizes, least)
+
+
+@pytest.mark.parametrize(
+    ("total", "sizes", "least", "goal"),
+    [
+        (0, [3, 5], [0, 0], [0, 0]),
+        (8, [3, 5], [0, 0], [3, 5]),
+        (5, [4, 4], [0, 0], [3, 2]),  # equal remainders: the earlier
+        (5, [1, 9], [0, 0], [1, 4]),  # 0.5 and 4.5
+        (5, [4, 4], [4, 0], [4, 1]),
+        (6, [10, 10, 10], [5, 0, 0], [5, 1, 0]),
+        (6, [10, 10], [3, 3], [3, 3]),
+        (2**60 + 1, [2**60, 2**60], [0, 0], [2**59 + 1, 2**59]),  # beyond the integers of a float
+    ],
+)
+def test_allocate_by_hand(total: int, sizes: list[int], least: list[int], goal: list[int]) -> None:
+    assert allocate(total, sizes, least) == goal
+
+
+@given(st.lists(st.integers(1, 20), min_size=1, max_size=4), st.floats(0, 1))
+def test_layer_takes_the_same_fraction_of_each_tensor(sizes: list[int], sparsity: float) -> None:
+    mask = masks.keep_top({str(i): torch.zeros(size) for i, size in enumerate(sizes)}, sparsity, "layer")
+    pruned = [int((~keep).sum()) for keep in mask.values()]
+    assert sum(pruned) == round(sparsity * sum(sizes))
+    rate = sum(pruned) / sum(sizes)
+    assert all(abs(count - rate * size) < 1 for count, size in zip(pruned, sizes, strict=True))
+
+
+SCORES = {"a": torch.arange(4.0), "b": torch.arange(10.0, 14), "c": torch.arange(20.0, 24).reshape(2, 2)}
+
+
+def test_a_scope_may_be_a_function_with_groups_of_its_own() -> None:
+    seen: list[object] = []
+
+    def ends(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int]) -> masks.scopes.Groups:
+        seen.extend([dict(shapes), total, dict(pruned)])
+        return {("b",): total - 5, ("c", "a"): 5}
+
+    mask = masks.keep_top(SCORES, 0.5, ends, {"a": torch.tensor([True, False, True, True])})
+    assert seen == [{name: score.shape for name, score in SCORES.items()}, 6, {"a": 1, "b": 0, "c": 0}]
+    assert list(mask) == list(SCORES)
+    assert {name: (~keep).nonzero().tolist() for name, keep in mask.items()} == {
+        "a": [[0], [1], [2], [3]],
+        "b": [[0]],
+        "c": [[0, 0]],
+    }
+
+
+@pytest.mark.parametrize(
+    ("groups", "text"),
+    [
+        ({("a", "b", "c"): 5}, "give 6 to prune in all"),
+        ({("a",): 3, ("b",): 3}, "name each weight once"),
+        ({("a", "b", "c"): 3, ("a",): 3}, "name each weight once"),
+        ({("a", "b", "c"): 6, ("d",): 0}, "name each weight once"),
+        ({("a",): 5, ("b", "c"): 1}, "asks for 5 pruned of 4 weights"),
+        ({("a",): 0, ("b", "c"): 6}, "asks for 0 pruned of 4 weights, 1 are already"),
+    ],
+)
+def test_a_scope_whose_counts_are_impossible_is_a_value_error(groups: masks.scopes.Groups, text: str) -> None:
+    with pytest.raises(ValueError, match=text) as caught:
+        masks.keep_top(SCORES, 0.5, lambda *_: groups, {"a": torch.tensor([True, False, True, True])})
+    assert type(caught.value) is ValueError  # a mistake of a program, not of its user
