@@ -34,4 +34,3 @@ def test_an_error_of_the_library_gets_the_name_of_the_command_line(
     assert str(caught.value) == expected
     assert (caught.value.parameter is None) == (parameter is None)
     assert isinstance(caught.value.__cause__, OSError)
-    assert not isinstance(caught.value.__cause__, UserError)

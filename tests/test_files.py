@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +20,8 @@ ROOT = Path(__file__).parents[1]
 def test_what_is_written_is_read_and_the_directory_is_made(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.json"
     assert files.read_json(path) is None
-    for value in ({"a": [1, None, 0.1, "é"]}, [], "later"):
+    values: tuple[Any, ...] = ({"a": [1, None, 0.1, "é"]}, [], "later")
+    for value in values:
         files.write_json(path, value)
         assert files.read_json(path) == value
     assert path.read_bytes().endswith(b"\n")

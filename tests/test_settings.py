@@ -1,224 +1,285 @@
 import dataclasses
 import math
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
 
 import pytest
-from pruning.recipes import RECIPES, FinetuneRecipe, PruneRecipe, TrainRecipe, value_of
 
-from pruning.errors import UserError, one_of
+from pruning.data import DatasetSettings
+from pruning.errors import UserError
+from pruning.settings import Axes, Settings, limits, setting, value_of
+from pruning.stages import STAGES
+from pruning.stages.prune import PruneRecipe
+from pruning.training import TrainRecipe
 
 TRAIN: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.05}
-PRUNE: dict[str, Any] = {"percent": 0.8}
+NEEDED: dict[str, dict[str, Any]] = {"train": TRAIN, "finetune": TRAIN, "prune": {"percent": 0.8}}
 
 
-def refusal(stage: str, node: Any) -> str:
+def recipe(stage: str, **change: Any) -> Settings:
+    return STAGES[stage].recipe.read(NEEDED[stage] | change, stage)
+
+
+def refusal(kind: type[Settings], node: Any, name: str) -> str:
+    """Return the one line; what it is about is named as on the command line."""
     with pytest.raises(UserError) as caught:
-        RECIPES[stage].read(node)
+        kind.read(node, name)
     assert "\n" not in str(caught.value)
+    assert str(caught.value).startswith(str(caught.value.parameter))
     return str(caught.value)
 
 
 @pytest.mark.parametrize(
-    "percent, text",
+    ("key", "value", "text"),
     [
-        (30, "prune.percent must be in [0, 1), got 30; did you mean 0.3?"),
-        (99.5, "prune.percent must be in [0, 1), got 99.5; did you mean 0.995?"),
-        (1.5, "prune.percent must be in [0, 1), got 1.5; did you mean 0.015?"),
-        (-0.1, "prune.percent must be in [0, 1), got -0.1"),
-        (1.0, "prune.percent must be in [0, 1), got 1"),
-        (1, "prune.percent must be in [0, 1), got 1"),
-        (100, "prune.percent must be in [0, 1), got 100"),
-        (math.nan, "prune.percent must be in [0, 1), got nan"),
-        (math.inf, "prune.percent must be in [0, 1), got inf"),
-        (-math.inf, "prune.percent must be in [0, 1), got -inf"),
-        ("abc", "prune.percent must be a number, got 'abc'"),
-        ("0.5", "prune.percent must be a number, got '0.5'"),
-        (True, "prune.percent must be a number, got True"),
-        ([0.5], "prune.percent must be a number, got [0.5]"),
-        (None, "prune.percent is not set: give prune.percent=... or choose a recipe"),
+        ("prune.percent", 30, "must be in [0, 1), got 30; did you mean 0.3?"),
+        ("prune.percent", -0.1, "must be in [0, 1), got -0.1"),
+        ("prune.percent", 1.0, "must be in [0, 1), got 1"),
+        ("prune.percent", 100, "must be in [0, 1), got 100"),
+        ("prune.percent", math.nan, "must be in [0, 1), got nan"),
+        ("prune.percent", "0.5", "must be a number, got '0.5'"),
+        ("prune.percent", [0.5], "must be a number, got [0.5]"),
+        ("prune.criterion", "magnitud", "must be one of magnitude, random, got 'magnitud'; did you mean magnitude?"),
+        ("prune.scope", "local", "must be one of global, layer, got 'local'; did you mean global?"),
+        ("prune.layers", "convs", "must be one of conv, conv+linear, linear, got 'convs'; did you mean conv?"),
+        ("train.epochs", 8.0, "must be a whole number, got 8.0"),
+        ("train.epochs", True, "must be a whole number, got True"),
+        ("train.epochs", -1, "must be >= 0, got -1"),
+        ("train.batch_size", 0, "must be >= 1, got 0"),
+        ("train.lr", 0, "must be > 0, got 0"),
+        ("train.lr", math.inf, "must be > 0, got inf"),
+        ("train.momentum", 90, "must be in [0, 1), got 90; did you mean 0.9?"),
+        ("train.momentum", None, "must be a number, got None"),
+        ("train.nesterov", 1, "must be true or false, got 1"),
+        ("finetune.nesterov", True, "=true needs a momentum above 0"),
+        ("train.weight_decay", -1e-4, "must be >= 0, got -0.0001"),
+        ("train.optimizer", "SGD", "must be one of adam, adamw, sgd, got 'SGD'"),
+        (
+            "train.schedule",
+            "cosin",
+            "must be one of constant, cosine, linear, steps, got 'cosin'; did you mean cosine?",
+        ),
+        ("train.precision", "fp16", "must be one of auto, bf16, fp32, got 'fp16'; did you mean bf16?"),
+        ("train.warmup", 15, "must be in [0, 1), got 15; did you mean 0.15?"),
+        ("train.start", -1, "must be >= 0, got -1"),
+        ("train.end", -1, "must be >= 0, got -1"),
+        ("train.decay", 0, "must be > 0, got 0"),
+        ("train.label_smoothing", 1, "must be in [0, 1), got 1"),
+        ("train.milestones", "0.5", "must be a list of numbers like [0.5,0.75], got '0.5'"),
+        ("train.milestones", [0.5, True], "must be a number, got True"),
+        ("train.milestones", [0.5, 75], "must be in [0, 1], got 75; did you mean 0.75?"),
+        ("train.betas", [0.9, 1.0], "must be in [0, 1), got 1"),
+        ("train.betas", [0.9], "must be two numbers like [0.9,0.999], got [0.9]"),
     ],
 )
-def test_percents_that_are_refused(percent, text):
-    assert refusal("prune", {"percent": percent}) == text
+def test_wrong_values_are_refused_with_what_is_allowed(key: str, value: Any, text: str) -> None:
+    stage, _, name = key.partition(".")
+    found = refusal(STAGES[stage].recipe, NEEDED[stage] | {name: value}, stage)
+    assert found == f"{key}{'' if text[0] == '=' else ' '}{text}"
 
 
-@pytest.mark.parametrize("percent", [0, 0.0, 0.3, 0.999, 1 - 1e-9])
-def test_percents_that_are_taken(percent):
-    recipe = PruneRecipe.read({"percent": percent})
-    assert recipe.percent == percent and type(recipe.percent) is float
+def test_percents_that_are_taken() -> None:
+    for percent in (0, 0.0, 0.3, 0.999, 1 - 1e-9):
+        found = PruneRecipe.read({"percent": percent}, "prune")
+        assert (found.sparsity, type(found.sparsity)) == (percent, float)
 
 
 @pytest.mark.parametrize(
-    "stage, change, text",
+    ("stage", "key", "guess"),
     [
-        ("train", {"epochs": 1.5}, "train.epochs must be a whole number, got 1.5"),
-        ("train", {"epochs": 8.0}, "train.epochs must be a whole number, got 8.0"),
-        ("train", {"epochs": True}, "train.epochs must be a whole number, got True"),
-        ("train", {"epochs": "8"}, "train.epochs must be a whole number, got '8'"),
-        ("train", {"epochs": -1}, "train.epochs must be >= 0, got -1"),
-        ("train", {"batch_size": 0}, "train.batch_size must be >= 1, got 0"),
-        ("train", {"lr": 0}, "train.lr must be > 0, got 0"),
-        ("train", {"lr": -0.1}, "train.lr must be > 0, got -0.1"),
-        ("train", {"lr": math.nan}, "train.lr must be > 0, got nan"),
-        ("train", {"lr": math.inf}, "train.lr must be > 0, got inf"),
-        ("train", {"lr": False}, "train.lr must be a number, got False"),
-        ("train", {"lr": "1e-3x"}, "train.lr must be a number, got '1e-3x'"),
-        ("train", {"momentum": 1}, "train.momentum must be in [0, 1), got 1"),
-        ("train", {"momentum": 90}, "train.momentum must be in [0, 1), got 90; did you mean 0.9?"),
-        ("train", {"momentum": None}, "train.momentum must be a number, got None"),
-        ("train", {"nesterov": 1}, "train.nesterov must be true or false, got 1"),
-        ("train", {"nesterov": "yes"}, "train.nesterov must be true or false, got 'yes'"),
-        ("train", {"nesterov": True}, "train.nesterov=true needs train.optimizer=sgd and a momentum above 0"),
-        (
-            "train",
-            {"nesterov": True, "momentum": 0.9, "optimizer": "adam"},
-            "train.nesterov=true needs train.optimizer=sgd and a momentum above 0",
-        ),
-        ("train", {"weight_decay": -1e-4}, "train.weight_decay must be >= 0, got -0.0001"),
-        ("train", {"optimizer": 3}, "train.optimizer must be a word, got 3"),
-        ("train", {"optimizer": "SGD"}, "train.optimizer must be one of adam, adamw, sgd, got 'SGD'"),
-        (
-            "train",
-            {"optimizer": "adamww"},
-            "train.optimizer must be one of adam, adamw, sgd, got 'adamww'; did you mean adamw?",
-        ),
-        (
-            "train",
-            {"schedule": "cosin"},
-            "train.schedule must be one of constant, cosine, linear, steps, got 'cosin'; did you mean cosine?",
-        ),
-        ("train", {"precision": "fp16"}, "train.precision must be one of auto, bf16, fp32, got 'fp16'; did you mean "),
-        ("train", {"warmup": 1.0}, "train.warmup must be in [0, 1), got 1"),
-        ("train", {"warmup": 15}, "train.warmup must be in [0, 1), got 15; did you mean 0.15?"),
-        ("train", {"start": -1}, "train.start must be >= 0, got -1"),
-        ("train", {"end": -1}, "train.end must be >= 0, got -1"),
-        ("train", {"decay": 0}, "train.decay must be > 0, got 0"),
-        ("train", {"label_smoothing": 1}, "train.label_smoothing must be in [0, 1), got 1"),
-        ("train", {"milestones": 0.5}, "train.milestones must be a list of numbers like [0.5,0.75], got 0.5"),
-        ("train", {"milestones": "0.5"}, "train.milestones must be a list of numbers like [0.5,0.75], got '0.5'"),
-        ("train", {"milestones": [0.5, "x"]}, "train.milestones must be a number, got 'x'"),
-        ("train", {"milestones": [0.5, True]}, "train.milestones must be a number, got True"),
-        ("train", {"milestones": [0.5, 75]}, "train.milestones must be in [0, 1], got 75; did you mean 0.75?"),
-        ("train", {"milestones": [150, 225]}, "train.milestones must be in [0, 1], got 150"),
-        ("train", {"betas": [0.9, 1.0]}, "train.betas must be in [0, 1), got 1"),
-        ("train", {"betas": [0.9]}, "train.betas must be two numbers like [0.9,0.999], got [0.9]"),
-        ("train", {"betas": [0.1, 0.2, 0.3]}, "train.betas must be two numbers like [0.9,0.999], got [0.1, 0.2, 0.3]"),
-        ("finetune", {"epochs": -1}, "finetune.epochs must be >= 0, got -1"),
-        ("finetune", {"nesterov": True}, "finetune.nesterov=true needs finetune.optimizer=sgd and a momentum above 0"),
-        (
-            "prune",
-            {"criterion": "magnitud"},
-            "prune.criterion must be one of magnitude, random, got 'magnitud'; did you mean magnitude?",
-        ),
-        ("prune", {"scope": "local"}, "prune.scope must be one of global, layer, got 'local'; did you mean global?"),
-        ("prune", {"layers": "convs"}, "prune.layers must be one of conv, conv+linear, linear, got 'convs'; did you "),
+        ("train", "epoch", "; did you mean epochs?"),
+        ("finetune", "weightdecay", "; did you mean weight_decay?"),
+        ("prune", "precent", "; did you mean percent?"),
+        ("prune", "sparsity", ""),  # the field's name, not the key
+        ("prune", "options", ""),
+        ("prune", 7, ""),
     ],
 )
-def test_settings_that_are_refused(stage, change, text):
-    found = refusal(stage, (PRUNE if stage == "prune" else TRAIN) | change)
-    assert found == text or (text[-1] == " " and found.startswith(text))
+def test_an_unknown_key_is_refused_and_a_typo_guessed(stage: str, key: Any, guess: str) -> None:
+    kind = STAGES[stage].recipe
+    keys = sorted(kind.KEYS.get(name, name) for name in recipe(stage).values())
+    text = refusal(kind, NEEDED[stage] | {key: 1}, stage)
+    assert text == f"a setting of {stage} must be one of {', '.join(keys)}, got {key!r}{guess}"
 
 
-@pytest.mark.parametrize(
-    "stage, key, guess",
-    [("train", "epoch", "epochs"), ("finetune", "weightdecay", "weight_decay"), ("prune", "precent", "percent")],
-)
-def test_a_misspelt_key_is_guessed(stage, key, guess):
-    text = refusal(stage, {key: 1})
-    fields = sorted(field.name for field in dataclasses.fields(RECIPES[stage]))
-    assert text == f"a setting of {stage} must be one of {', '.join(fields)}, got {key!r}; did you mean {guess}?"
-
-
-def test_a_strange_key_is_refused_without_a_guess():
-    assert refusal("prune", {"percent": 0.5, "zzz": 1}).endswith("got 'zzz'")
-    assert refusal("prune", {"percent": 0.5, 7: 1}).endswith("got 7")
-
-
-@pytest.mark.parametrize("key", TRAIN)
-@pytest.mark.parametrize("stage", ["train", "finetune"])
-def test_a_missing_setting_is_named(stage, key):
+@pytest.mark.parametrize(("stage", "key"), [("train", "epochs"), ("finetune", "lr"), ("prune", "percent")])
+def test_a_missing_setting_is_named(stage: str, key: str) -> None:
     text = f"{stage}.{key} is not set: give {stage}.{key}=... or choose a recipe"
-    assert refusal(stage, {k: v for k, v in TRAIN.items() if k != key}) == text
-    assert refusal(stage, TRAIN | {key: None}) == text
+    without = {k: v for k, v in NEEDED[stage].items() if k != key}
+    for node in (without, without | {key: None}, without | {key: "???"}):
+        assert refusal(STAGES[stage].recipe, node, stage) == text
 
 
 @pytest.mark.parametrize("node", [None, 3, "quick", [1]])
-@pytest.mark.parametrize("stage", RECIPES)
-def test_a_node_that_is_no_group_is_refused(stage, node):
-    assert refusal(stage, node) == f"{stage} must be a group of settings, got {node!r}"
+def test_a_node_that_is_no_group_is_refused(node: Any) -> None:
+    assert refusal(TrainRecipe, node, "train") == f"train must be a group of settings, got {node!r}"
 
 
-def test_neutral_values_are_not_told():
-    assert TrainRecipe.read(TRAIN).told() == TRAIN
-    assert PruneRecipe.read(PRUNE).told() == PRUNE
-    for stage, node in [("train", TRAIN), ("finetune", TRAIN), ("prune", PRUNE)]:
-        fields = dataclasses.fields(RECIPES[stage])
-        neutral = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-        told = {k: list(v) if isinstance(v, tuple) else v for k, v in neutral.items()}
-        assert RECIPES[stage].read(node | told).told() == node
+def test_the_library_names_its_own_parameters() -> None:
+    for kind, fields, text, parameter in [
+        (PruneRecipe, {"sparsity": 30}, "sparsity must be in [0, 1), got 30; did you mean 0.3?", "sparsity"),
+        (PruneRecipe, {"sparsity": 0, "scope": "x"}, "scope must be one of global, layer, got 'x'", "scope"),
+        (TrainRecipe, TRAIN | {"lr": -1}, "lr must be > 0, got -1", "lr"),
+        (TrainRecipe, TRAIN | {"options": {"x": 1}}, "a setting of TrainRecipe must be one of ", None),
+    ]:
+        with pytest.raises(UserError) as caught:
+            kind(**fields)
+        assert str(caught.value).startswith(text)
+        assert parameter in (None, caught.value.parameter)
 
 
-def test_neutral_values_are_pinned():
+def test_neutral_values_are_pinned_and_left_out() -> None:
     """Another neutral value would change what an id that exists means."""
-    neutral = dataclasses.asdict(TrainRecipe(epochs=1, batch_size=1, lr=1.0))
-    assert neutral == {
-        "epochs": 1,
-        "batch_size": 1,
-        "lr": 1.0,
-        "precision": "auto",
-        "optimizer": "sgd",
-        "momentum": 0.0,
-        "nesterov": False,
-        "betas": (0.9, 0.999),
-        "weight_decay": 0.0,
-        "schedule": "constant",
-        "warmup": 0.0,
-        "start": 0.0,
-        "end": 0.0,
-        "milestones": (0.5, 0.75),
-        "decay": 0.1,
-        "label_smoothing": 0.0,
-    }
-    pruning = dataclasses.asdict(PruneRecipe(percent=0.5))
-    assert pruning == {"percent": 0.5, "criterion": "magnitude", "scope": "global", "layers": "conv"}
+    neutral: dict[str, Any] = dict.fromkeys(("momentum", "weight_decay", "warmup", "start", "end"), 0.0)
+    neutral |= {"precision": "auto", "optimizer": "sgd", "schedule": "constant", "nesterov": False}
+    neutral |= {"betas": (0.9, 0.999), "milestones": (0.5, 0.75), "decay": 0.1, "label_smoothing": 0.0}
+    assert recipe("train").values() == TRAIN | neutral
+    assert recipe("train").non_defaults() == recipe("train", **neutral).non_defaults() == TRAIN
+    neutral = {"criterion": "magnitude", "scope": "global", "layers": "conv"}
+    assert recipe("prune").values() == {"sparsity": 0.8} | neutral
+    assert recipe("prune").non_defaults() == recipe("prune", **neutral).non_defaults() == {"percent": 0.8}
+    assert DatasetSettings.read({"name": "digits"}, "dataset").non_defaults() == {"name": "digits"}
 
 
-def test_a_whole_number_and_its_float_are_told_alike():
-    """Or `weight_decay=0` and `lr=1` would have other ids than `weight_decay=0.0` and `lr=1.0`."""
-    a = TrainRecipe.read(TRAIN | {"lr": 1, "weight_decay": 0, "milestones": [0, 1]}).told()
-    b = TrainRecipe.read(TRAIN | {"lr": 1.0, "weight_decay": 0.0, "milestones": [0.0, 1.0]}).told()
-    assert repr(a) == repr(b)
-
-
-def test_what_is_told_can_be_read_again():
-    changes = {"optimizer": "adamw", "betas": [0.8, 0.95], "schedule": "steps", "milestones": [0.3], "warmup": 0.1}
-    recipe = FinetuneRecipe.read(TRAIN | changes)
-    assert recipe.told() == TRAIN | changes
-    assert FinetuneRecipe.read(recipe.told()) == recipe
-
-
-def test_recipes_are_frozen_values():
-    recipe = TrainRecipe.read(TRAIN)
-    assert recipe == TrainRecipe(**TRAIN) and hash(recipe) == hash(TrainRecipe(**TRAIN))
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        recipe.lr = 1.0  # type: ignore[misc]
-    with pytest.raises(UserError, match=r"^train.epochs must be >= 0"):
-        dataclasses.replace(recipe, epochs=-1)
-
-
-def test_recipes_are_found_by_their_node():
-    assert {node: recipe.NODE for node, recipe in RECIPES.items()} == {n: n for n in ("train", "prune", "finetune")}
+MOVED = {
+    "warmup": 0.1,
+    "weight_decay": 0.1,
+    "label_smoothing": 0.1,
+    "precision": "bf16",
+}  # they decide under any choice
 
 
 @pytest.mark.parametrize(
-    "value, kind, expected", [(3, int, 3), (3, float, 3.0), (0.5, float, 0.5), (True, bool, True), ("a", str, "a")]
+    ("stage", "chosen", "idle"),
+    [
+        ("train", {"momentum": 0.9}, {"betas": [0.5, 0.6]}),
+        ("train", {"optimizer": "adam", "betas": [0.5, 0.6]}, {"momentum": 0.9, "nesterov": True}),
+        ("train", {"optimizer": "adamw"}, {"momentum": 0.9}),
+        ("train", {"optimizer": "adam"}, {"nesterov": True}),
+        ("train", {}, {"end": 0.1, "milestones": [0.1], "decay": 0.5}),
+        ("train", {"schedule": "steps", "milestones": [0.1], "decay": 0.5}, {"end": 0.1}),
+        ("train", {"schedule": "linear", "end": 0.1}, {"milestones": [0.1], "decay": 0.5}),
+        ("finetune", {"schedule": "cosine", "end": 0.1}, {"milestones": [0.1], "decay": 0.5}),
+        ("finetune", {"schedule": "linear"}, {"start": 0.5}),
+        ("train", {"warmup": 0.1, "start": 0.5, "weight_decay": 0.1, "label_smoothing": 0.1}, {"end": 0.1}),
+        ("prune", {"percent": 0}, {"criterion": "random", "scope": "layer"}),
+    ],
 )
-def test_value_of_gives_the_kind(value, kind, expected):
+def test_settings_that_decide_nothing_are_left_out(stage: str, chosen: dict[str, Any], idle: dict[str, Any]) -> None:
+    lean, full = recipe(stage, **chosen), recipe(stage, **chosen, **idle)
+    assert full.non_defaults() == lean.non_defaults() == NEEDED[stage] | chosen
+    assert full.idle() == lean.idle() >= idle.keys()
+    assert full != lean
+    for key in idle:
+        assert refusal(STAGES[stage].recipe, NEEDED[stage] | chosen | {key: object()}, stage)  # but still checked
+
+
+def test_a_root_decides_for_image_folder_only() -> None:
+    assert DatasetSettings(name="digits", root="x").non_defaults() == {"name": "digits"}
+    found = DatasetSettings(name="image_folder", root="x")
+    assert found.non_defaults() == {"name": "image_folder", "root": "x"}
+    assert found.arguments("name") == {"root": "x"}
+
+
+def test_what_is_written_can_be_read_again_and_numbers_are_alike() -> None:
+    """Or `weight_decay=0` and `lr=1` would have other ids than `weight_decay=0.0` and `lr=1.0`."""
+    changes = {"optimizer": "adamw", "betas": [0.8, 0.95], "schedule": "steps", "milestones": [0.3], "warmup": 0.1}
+    found = recipe("finetune", **changes)
+    assert found.non_defaults() == TRAIN | changes
+    assert TrainRecipe.read(found.non_defaults(), "finetune") == found
+    pruned = PruneRecipe(sparsity=0.5, scope="layer")
+    assert PruneRecipe.read(pruned.non_defaults(), "prune") == pruned
+    whole = {"lr": 1, "weight_decay": 0, "schedule": "steps", "milestones": [0, 1]}
+    floats = {"lr": 1.0, "weight_decay": 0.0, "schedule": "steps", "milestones": [0.0, 1.0]}
+    assert repr(recipe("train", **whole).non_defaults()) == repr(recipe("train", **floats).non_defaults())
+
+
+def test_settings_are_frozen_values() -> None:
+    found = TrainRecipe(**TRAIN)
+    assert found == recipe("train")
+    assert hash(recipe("train")) == hash(TrainRecipe(**TRAIN))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        found.lr = 1.0  # type: ignore[misc]
+    with pytest.raises(UserError, match=r"^epochs must be >= 0"):
+        dataclasses.replace(found, epochs=-1)
+
+
+def still(_x: int, *, size: int = 3) -> None:
+    """A function to choose: positional parameters are no settings."""
+
+
+def waves(
+    _x: int, *, size: int = 3, height: Annotated[float, limits(least=0, below=1)] = 0.5, words: str = "a"
+) -> None:
+    """Another, with settings that the first does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sea(Settings):
+    KEYS: ClassVar[Mapping[str, str]] = {"surface": "form"}
+
+    surface: str = "still"
+    size: int = setting(3, least=1)
+    color: str | None = setting(None, among=("blue", "grey"))
+
+    @classmethod
+    def axes(cls) -> Axes:
+        return {"surface": {"still": still, "waves": waves}}
+
+
+def test_the_chosen_function_brings_its_settings() -> None:
+    rough = Sea.read({"form": "waves", "height": 0, "size": 4, "words": "b", "color": "blue"}, "sea")
+    assert rough.options == {"height": 0.0, "words": "b"}
+    assert rough.arguments("surface") == {"size": 4, "height": 0.0, "words": "b"}
+    assert rough.non_defaults() == {"form": "waves", "size": 4, "color": "blue", "height": 0.0, "words": "b"}
+    assert Sea.read(rough.non_defaults(), "sea") == rough
+    assert Sea.read({"form": "waves", "height": 0.5}, "sea").non_defaults() == {"form": "waves"}
+    calm = Sea.read({"height": 0.9, "words": "b", "color": None}, "sea")
+    assert calm.arguments("surface") == {"size": 3}
+    assert (calm.idle(), calm.non_defaults()) == ({"height", "words"}, {})
+
+
+@pytest.mark.parametrize(
+    ("node", "text"),
+    [
+        ({"form": "waves", "height": 1}, "sea.height must be in [0, 1), got 1"),
+        ({"form": "still", "height": 1}, "sea.height must be in [0, 1), got 1"),
+        ({"form": "waves", "height": "high"}, "sea.height must be a number, got 'high'"),
+        ({"form": "waves", "words": 3}, "sea.words must be a word, got 3"),
+        ({"form": "wave"}, "sea.form must be one of still, waves, got 'wave'; did you mean waves?"),
+        ({"color": "red"}, "sea.color must be one of blue, grey, got 'red'"),
+        (
+            {"hight": 1},
+            "a setting of sea must be one of color, form, height, size, words, got 'hight'; did you mean hei",
+        ),
+    ],
+)
+def test_settings_of_functions_are_checked_like_fields(node: dict[str, Any], text: str) -> None:
+    assert refusal(Sea, node, "sea").startswith(text)
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "expected"),
+    [
+        (3, int, 3),
+        (3, float, 3.0),
+        (True, bool, True),
+        ("a", str, "a"),
+        ("~/x", Path, Path("~/x").expanduser()),
+        (None, int | None, None),
+        (4, int | None, 4),
+        ([1, 0.5], tuple[float, ...], (1.0, 0.5)),
+        (["a"], tuple[str, ...] | None, ("a",)),
+        ({"a": 1}, Mapping[str, Any], {"a": 1}),
+        (1, Annotated[float, limits(least=0)], 1.0),
+        ({"size": 2}, Sea, Sea(size=2)),
+    ],
+)
+def test_values_become_their_kind_without_guessing(value: Any, kind: Any, expected: Any) -> None:
     found = value_of("name", value, kind)
-    assert found == expected and type(found) is kind
-
-
-def test_one_of_takes_what_is_allowed():
-    assert one_of("x", "a", {"b": 1, "a": 2}) == "a"
-    with pytest.raises(UserError, match=r"^x must be one of a, b, got None$"):
-        one_of("x", None, ["b", "a"])
+    assert found == expected
+    assert type(found) is type(expected)
+    with pytest.raises(UserError, match=r"^name must be "):
+        value_of("name", object(), kind)
