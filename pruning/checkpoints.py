@@ -71,7 +71,7 @@ def load(path: Path | str) -> Checkpoint:
         mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
         return Checkpoint({k: v for k, v in tensors.items() if not k.startswith(PREFIX)}, mask, **about)
     except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path} was not written by this program: its metadata do not say the architecture") from None
+        raise UserError(f"{path} was not written by this program: its metadata do not name the architecture") from None
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated?") from None
 

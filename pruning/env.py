@@ -21,7 +21,7 @@ PRECISIONS = ("auto", "bf16", "fp32")
 
 @dataclass(frozen=True, kw_only=True)
 class WandbSettings(Settings):
-    """How W&B is told of the steps; null means W&B's own default."""
+    """How the steps are reported to W&B; null means W&B's own default."""
 
     mode: str | None = setting(None, among=("online", "offline", "disabled"))
     project: str | None = "pruning"
@@ -32,7 +32,7 @@ class WandbSettings(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class Env(Settings):
-    """Where runs and datasets lie, and what of this machine a step may use."""
+    """Where runs and datasets are, and what of this machine a step may use."""
 
     runs: Path = Path("runs")
     data: Path = Path("data")

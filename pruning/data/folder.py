@@ -1,6 +1,6 @@
 """Any image classification set as files: ROOT/train/CLASS/* and ROOT/test/CLASS/*.
 
-The content has a fingerprint that does not depend on where the folder lies; the decoded pixels are kept under it,
+The content has a fingerprint that does not depend on where the folder is; the decoded pixels are kept under it,
 so that a folder is decoded once.
 """
 

@@ -17,7 +17,7 @@ from pruning.training import ResumeState, TrainingHooks
 
 @dataclass
 class RunRecorder(TrainingHooks):
-    """Keeps the record of one step in its directory, tells the tracker, and shows it."""
+    """Keeps the record of one step in its directory, sends it to the tracker, and shows it."""
 
     run: Run
     step: Step

@@ -111,7 +111,7 @@ class Feeder(threading.Thread):
             while step := self.scheduler.take(self.resources):
                 try:
                     outcome, text = self.ask(step)
-                except Exception as error:  # no process can be started, say; the others must not wait for this step
+                except Exception as error:  # such as: no process can be started; the others must not wait for this step
                     outcome, text = Outcome.FAILED, f"{type(error).__name__}: {error}"
                 self.scheduler.settle(step, outcome, text)
         finally:

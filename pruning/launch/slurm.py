@@ -156,7 +156,7 @@ def submit_array(
 
 
 def environment(code: Path) -> list[str]:
-    """Return the lines that make Python take this project from `code`, whatever lies where the sweep was started."""
+    """Return the shell lines that make Python take this project from `code`, whatever the working directory holds."""
     return [f"export PYTHONPATH={shlex.quote(str(code))}${{PYTHONPATH:+:$PYTHONPATH}}", "export PYTHONSAFEPATH=1"]
 
 

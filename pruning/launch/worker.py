@@ -44,7 +44,7 @@ def serve(requests: TextIO, answers: TextIO, env: Env) -> None:
         sys.stdout.flush()
         try:
             print(json.dumps({"id": step.id, "outcome": outcome, "error": error_text}), file=answers, flush=True)
-        except BrokenPipeError:  # the parent is no more
+        except BrokenPipeError:  # the parent has ended
             return
 
 

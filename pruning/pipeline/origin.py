@@ -1,5 +1,6 @@
 """The checkpoint that `resume=` gives in place of a dense network."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 from pruning import checkpoints
 from pruning.errors import UserError, naming
+from pruning.masks import KINDS, counts, prunable, sparsity
 from pruning.runs import Ref, find
 
 
@@ -16,12 +18,8 @@ class Origin:
 
     ref: Ref
     file: Path
-    pruned: int  # weights that its mask prunes, and weights that the mask names
-    masked: int
-
-    @property
-    def sparsity(self) -> float:
-        return self.pruned / self.masked if self.masked else 0.0
+    sparsity: float  # of its mask
+    pruned: Mapping[str, tuple[int, int]]  # for each kind of `layers`: the prunable weights, and how many are pruned
 
 
 def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
@@ -37,7 +35,11 @@ def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
 @lru_cache
 def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
     """Look at the checkpoint once for a whole sweep."""
-    mask = checkpoints.load_as(path, arch, num_classes).mask
-    masked = sum(keep.numel() for keep in mask.values())
-    pruned = masked - sum(int(keep.sum()) for keep in mask.values())
-    return Origin(f"sha256:{checkpoints.digest(path)}", path, pruned, masked)
+    found = checkpoints.load_as(path, arch, num_classes)
+    sizes = {name: weight.numel() for name, weight in found.weights.items()}
+    network = found.network()
+    pruned = {}
+    for layers in KINDS:
+        weights, kept = counts(found.mask, prunable(network, layers), sizes)
+        pruned[layers] = (weights, weights - kept)
+    return Origin(f"sha256:{checkpoints.digest(path)}", path, sparsity(found.mask), pruned)

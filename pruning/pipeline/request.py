@@ -13,7 +13,7 @@ from pruning.masks import Levels
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, value_of
-from pruning.stages import STAGES
+from pruning.stages import STAGES, PruneRecipe
 
 NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "env", "sweep"}  # and the nodes of the stages
 BUILD = "pruning.archs.build"
@@ -25,7 +25,7 @@ class Request:
 
     nodes: Mapping[str, Any]  # the settings of the stages, as the config has them
     dataset: Mapping[str, Any]  # what is hashed of it
-    root: str | None  # where an image_folder lies
+    root: str | None  # the directory of an image_folder
     num_classes: int
     arch: str
     seed: int
@@ -71,15 +71,18 @@ class Request:
 
     def sparsities(self, stage: str) -> tuple[float, ...]:
         """Return the sparsities on the way to the one that the recipe of `stage` asks for; that is the last."""
-        target = value_of(stage, getattr(self.recipe(stage), "sparsity", None), float)
+        recipe = self.recipe(stage)
+        if not isinstance(recipe, PruneRecipe):
+            raise TypeError(f"{stage} asks for no sparsity")
         if self.origin is None:
-            return self.levels.sparsities(target)
-        if round(target * self.origin.masked) < self.origin.pruned:
+            return self.levels.sparsities(recipe.sparsity)
+        weights, pruned = self.origin.pruned[recipe.layers]
+        if round(recipe.sparsity * weights) < pruned:
             raise UserError(
-                f"{stage}.percent={target:g} is below the sparsity {self.origin.sparsity:.4f} that {self.origin.file} "
-                "already has; a pruned weight never returns, so ask for more than that"
+                f"{stage}.percent={recipe.sparsity:g} is below the sparsity {pruned / weights:.4f} that "
+                f"{self.origin.file} already has; a pruned weight never returns, so ask for more than that"
             )
-        return self.levels.sparsities(target, self.origin.sparsity)
+        return self.levels.sparsities(recipe.sparsity, pruned / weights)
 
     def step(
         self, stage: str, after: Step | None = None, *, inputs: Mapping[str, Step | Ref] | None = None, **settings: Any
@@ -128,7 +131,7 @@ class Request:
         return self.resolve(wanted or next(of_nodes, "auto"))
 
     def named(self, role: str, source: Step | Ref) -> tuple[Ref, str]:
-        """Return an input and where it lies."""
+        """Return the reference of an input, and where that is found."""
         if isinstance(source, Step):
             return source.id, source.name
         if not (run := find(self.env.runs, source)):

@@ -102,7 +102,7 @@ def held(folder: Path) -> dict[str, Any] | None:
 
 
 def abandoned(folder: Path) -> bool:
-    """Return whether the last holder of `folder` is gone and never said so."""
+    """Return whether the last holder of `folder` is gone without having released it."""
     path = folder / f"claim-{newest(folder)}"
     try:
         return not json.loads(path.read_text()).get("released") and stale(path, time.time())
@@ -111,7 +111,7 @@ def abandoned(folder: Path) -> bool:
 
 
 def stale(path: Path, now: float) -> bool:
-    """Return whether the holder is gone: it said so, its process is no more, or its heartbeat stopped."""
+    """Return whether the holder is gone: it released the claim, its process has ended, or its heartbeat stopped."""
     try:
         age = now - path.stat().st_mtime
         holder = json.loads(path.read_text())

@@ -15,7 +15,7 @@ Ref = str
 
 
 def unhashed(**default: Any) -> Any:
-    """A field that says how to call things and where they lie; it never decides a result."""
+    """A field for names and places; it never decides a result."""
     return field(metadata={"unhashed": True}, **default)
 
 

@@ -18,7 +18,7 @@ FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for witho
 
 
 class Tracker:
-    """Is told of a step, and tells nobody."""
+    """Takes what a step reports, and sends it nowhere."""
 
     def row(self, metrics: dict[str, Any]) -> None:
         """Send the figures of one epoch."""

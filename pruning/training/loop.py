@@ -60,7 +60,7 @@ def fit(
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`. The weights that `mask` prunes are exactly
     zero after every step. `seed` decides order and augmentation; `precision` is "fp32" or "bf16". Ends with
-    Interrupted, state saved, when the hooks say so; with UserError when the loss is no longer finite.
+    Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite.
     """
     loop = TrainingLoop(model, mask or {}, data, recipe, seed, precision, hooks or TrainingHooks())
     while loop.epoch < recipe.epochs:

@@ -1,38 +1,51 @@
-"""Read a .wandb transaction log (LevelDB log format) without the wandb CLI."""
+"""Read what an offline run has written, a .wandb file (records in LevelDB's log format), and tell epochs from other rows."""
 
 import json
 import struct
-import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
+
+BLOCK, HEADER = 32768, 7
 
 
-def records(path):
-    from wandb.proto import wandb_internal_pb2 as pb
+def records(path: Path) -> Iterator[Any]:
+    """Yield the records; a torn one at the end, of a run that was killed, is left out."""
+    from wandb.proto.wandb_internal_pb2 import Record
 
-    data, pos, part = Path(path).read_bytes(), 7, b""
+    data, position, parts = path.read_bytes(), HEADER, b""
     assert data[:4] == b":W&B", "not a .wandb file"
-    while pos + 7 <= len(data):
-        if 32768 - pos % 32768 < 7:  # block trailer
-            pos += 32768 - pos % 32768
+    while position + HEADER <= len(data):
+        if (rest := BLOCK - position % BLOCK) < HEADER:
+            position += rest
             continue
-        _, n, kind = struct.unpack_from("<IHB", data, pos)  # crc32, length, 1 full 2 first 3 middle 4 last
-        chunk = data[pos + 7 : pos + 7 + n]
-        pos += 7 + n
-        if kind == 0 or len(chunk) < n:
-            return  # torn tail of a killed run
-        part = chunk if kind in (1, 2) else part + chunk
+        _, length, kind = struct.unpack_from("<IHB", data, position)  # kinds: 1 whole, 2 first, 3 middle, 4 last
+        part = data[position + HEADER : position + HEADER + length]
+        position += HEADER + length
+        if kind == 0 or len(part) < length:
+            return
+        parts = part if kind in (1, 2) else parts + part
         if kind in (1, 4):
-            r = pb.Record()
-            r.ParseFromString(part)
-            yield r
+            yield Record.FromString(parts)
 
 
-def history(path):
-    for r in records(path):
-        if r.WhichOneof("record_type") == "history":
-            yield {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in r.history.item}
+def history(path: Path) -> list[dict[str, Any]]:
+    return [values(record.history.item) for record in records(path) if record.HasField("history")]
 
 
-if __name__ == "__main__":
-    for row in history(sys.argv[1]):
-        print(row)
+def summary(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for record in records(path):
+        if record.HasField("summary"):
+            found |= values(record.summary.update)
+    return found
+
+
+def values(items: Iterable[Any]) -> dict[str, Any]:
+    return {"/".join(item.nested_key) or item.key: json.loads(item.value_json) for item in items}
+
+
+def epochs(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows that are epochs (the others hold the table and the picture), less what W&B adds."""
+    rows = [row for row in history if "train_loss" in row]
+    return [{key: value for key, value in row.items() if not key.startswith("_")} for row in rows]

@@ -1,0 +1,154 @@
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pruning import env
+from pruning.env import Env, WandbSettings
+from pruning.errors import UserError
+
+RESOLVE = env.resolve_precision.__wrapped__  # without the cache
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A machine that says that it has these GPUs."""
+    has: dict[str, Any] = {"count": 2, "capability": (9, 0)}
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: has["count"])
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: has["count"] > 0)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: has["capability"])
+    return has
+
+
+def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = WandbSettings(mode="offline", project=None, group="g", tags=("a", "b"))
+    made = Env(runs=tmp_path / "a", data=Path("b"), device="cpu", threads=2, wandb=wandb)
+    monkeypatch.chdir(tmp_path)
+    plain = json.loads(json.dumps(made.to_json()))
+    monkeypatch.chdir("/")
+    assert Env.from_config(plain) == Env(runs=tmp_path / "a", data=tmp_path / "b", device="cpu", threads=2, wandb=wandb)
+    assert set(plain) == {"runs", "data", "device", "threads", "imports", "wandb"}
+    assert "options" not in plain["wandb"]
+    assert Env.from_config({"runs": "~/x"}).runs == Path("~/x").expanduser()
+
+
+@pytest.mark.parametrize(
+    ("node", "text"),
+    [
+        ("cpu", "env must be a group of settings, got 'cpu'"),
+        (
+            {"thread": 1},
+            "a setting of env must be one of data, device, imports, runs, threads, wandb, got 'thread'; did",
+        ),
+        ({"threads": 0}, "env.threads must be >= 1, got 0"),
+        ({"threads": 1.5}, "env.threads must be a whole number, got 1.5"),
+        ({"runs": 3}, "env.runs must be a path, got 3"),
+        ({"imports": "a"}, "env.imports must be a list of words like [a,b], got 'a'"),
+        ({"wandb": "off"}, "env.wandb must be a group of settings, got 'off'"),
+        ({"wandb": {"mode": "off"}}, "env.wandb.mode must be one of disabled, offline, online, got 'off'"),
+        ({"wandb": {"tag": ["a"]}}, "a setting of env.wandb must be one of entity, group, mode, project, tags, got"),
+    ],
+)
+def test_what_is_wrong_is_refused(node: Any, text: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+        Env.from_config(node)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [("auto", "cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1")],
+)
+def test_devices_that_are_there(gpus: dict[str, Any], asked: str, found: str) -> None:
+    assert Env(device=asked).torch_device() == torch.device(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "asked", "text"),
+    [
+        (2, "gpu", "env.device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (2, "cuda:x", "env.device must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
+        (2, "cuda:2", "env.device=cuda:2: this machine has 2 CUDA devices; try env.device=auto"),
+        (0, "cuda", "env.device=cuda: this machine has 0 CUDA devices; try env.device=auto"),
+    ],
+)
+def test_devices_that_are_not_there(gpus: dict[str, Any], count: int, asked: str, text: str) -> None:
+    gpus["count"] = count
+    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
+        Env(device=asked).torch_device()
+    assert Env().torch_device().type == ("cuda" if count else "cpu")
+
+
+@pytest.mark.parametrize(
+    ("device", "able", "found"),
+    [
+        ("cuda", (9, 0), "bf16"),
+        ("cuda", (8, 0), "bf16"),
+        ("cuda", (7, 5), "fp32"),
+        ("cpu", {"avx512_bf16", "avx"}, "bf16"),
+        ("cpu", {"amx_bf16"}, "bf16"),
+        ("cpu", {"bf16", "asimd"}, "bf16"),  # ARM
+        ("cpu", {"avx", "avx2", "avx512f"}, "fp32"),
+        ("cpu", set(), "fp32"),
+    ],
+)
+def test_auto_is_bf16_where_the_device_computes_in_it(
+    gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: str, able: Any, found: str
+) -> None:
+    gpus["capability"] = able
+    monkeypatch.setattr(env, "cpu_flags", lambda: able)
+    assert RESOLVE("auto", torch.device(device)) == found
+    for wanted in ("bf16", "fp32"):
+        assert RESOLVE(wanted, torch.device(device)) == wanted
+
+
+def test_a_wrong_precision_is_refused() -> None:
+    with pytest.raises(UserError, match=r"^precision must be one of auto, bf16, fp32, got 'fp16'") as caught:
+        Env(device="cpu").precision("fp16")
+    assert caught.value.parameter == "precision"
+    assert Env(device="cpu").precision("auto") == env.resolve_precision("auto", torch.device("cpu"))
+
+
+def test_the_processor_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = "processor\t: 0\nmodel name\t: Chip: 3 GHz\nflags\t\t: avx avx512_bf16\n\nprocessor\t: 1\nflags\t: other\n"
+    monkeypatch.setattr(Path, "read_text", lambda path: text)
+    assert env.cpu_flags() == {"avx", "avx512_bf16"}
+    assert env.device_name(torch.device("cpu")) == "Chip: 3 GHz"
+
+    def nothing(path: Path) -> str:
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr(Path, "read_text", nothing)
+    assert env.cpu_flags() == set()
+    assert isinstance(env.device_name(torch.device("cpu")), str)
+
+
+def test_extensions_are_imported_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "an_extension.py").write_text("LOADED = True\n")
+    (tmp_path / "a_broken_one.py").write_text("import no_such_library\n")
+
+    def check_refusal(name: str, missing: str) -> None:
+        with pytest.raises(UserError) as caught:
+            Env.from_config({"imports": ["json", name]})
+        reason = f"No module named '{missing}'"
+        text = f"env.imports: {name} cannot be imported ({reason}); is its directory on PYTHONPATH?"
+        assert (str(caught.value), caught.value.parameter) == (text, "env.imports")
+
+    check_refusal("an_extension", "an_extension")
+    monkeypatch.syspath_prepend(tmp_path)
+    check_refusal("a_broken_one", "no_such_library")
+    assert Env.from_config({"imports": ["an_extension", "json"]}).imports == ("an_extension", "json")
+    assert sys.modules.pop("an_extension").LOADED
+
+
+def test_a_process_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    set_to: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", set_to.append)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    Env(threads=3).prepare()
+    Env().prepare()
+    assert set_to == [3]  # null leaves torch's own number
+    assert torch.backends.cudnn.benchmark
