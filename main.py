@@ -33,9 +33,9 @@ def make(config: dict[str, Any]) -> None:
     from pruning import report, tracking  # torch is slow to import, and --help needs none of it
     from pruning.env import Env
     from pruning.errors import Interrupted
-    from pruning.pipeline import plan
     from pruning.execution.execute import run_step
     from pruning.execution.stop import StopRequest
+    from pruning.pipeline import plan
     from pruning.runs import Run
 
     env = Env.from_config(config["env"])

@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from tests.helpers import LONG
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -32,20 +34,23 @@ class Running:
     def kill(self, number: int) -> None:
         os.kill(self.pid, number)
 
-    def until(self, reached: Callable[[], Any], timeout: float = 60) -> None:
+    def printed(self) -> str:
+        return self.out.read_text() + self.err.read_text()
+
+    def until(self, reached: Callable[[], Any]) -> None:
         """Return as soon as `reached()`; fail if the command ends first."""
-        end = time.monotonic() + timeout
+        end = time.monotonic() + LONG
         while not reached():
-            assert self.status() is None, f"ended too early:\n{self.out.read_text()}{self.err.read_text()}"
-            assert time.monotonic() < end, f"not reached:\n{self.out.read_text()}{self.err.read_text()}"
+            assert self.status() is None, f"ended too early:\n{self.printed()}"
+            assert time.monotonic() < end, f"not reached:\n{self.printed()}"
             time.sleep(0.002)
 
-    def wait(self, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-        end = time.monotonic() + timeout
+    def wait(self) -> subprocess.CompletedProcess[str]:
+        end = time.monotonic() + LONG
         while (status := self.status()) is None:
             if time.monotonic() > end:
-                self.kill(9)
-                raise AssertionError(f"still running:\n{self.out.read_text()}{self.err.read_text()}")
+                self.kill(signal.SIGKILL)
+                raise AssertionError(f"still running:\n{self.printed()}")
             time.sleep(0.005)
         return subprocess.CompletedProcess(self.args, status, self.out.read_text(), self.err.read_text())
 
@@ -54,7 +59,7 @@ class Server:
     """The parent of warm commands."""
 
     def __init__(self) -> None:
-        command = [sys.executable, __file__]
+        command = [sys.executable, "-m", "tests.commands"]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.known: dict[int, int] = {}
 
@@ -111,7 +116,7 @@ class Command:
 
 
 def serve() -> None:
-    """Fork a child for each line of stdin that says how; tell of its end when asked."""
+    """Fork a child for each line of stdin that says how; answer how it ended when asked."""
     import hydra._internal.utils  # noqa: F401  (all that is slow to import, less wandb)
     import matplotlib.pyplot  # noqa: F401
     import pruning.execution.execute  # noqa: F401
@@ -129,11 +134,8 @@ def serve() -> None:
 
 def become(request: dict[str, Any]) -> None:
     """Turn this fork into `python main.py args...`."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
-    for number, descriptor in enumerate(
-        (os.open(os.devnull, os.O_RDONLY), os.open(request["out"], flags), os.open(request["err"], flags))
-    ):
-        os.dup2(descriptor, number)
+    for number, path in enumerate((os.devnull, request["out"], request["err"])):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY), number)
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = [str(ROOT / "main.py"), *request["args"]]
@@ -141,5 +143,4 @@ def become(request: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    sys.path[0] = str(ROOT)
     serve()

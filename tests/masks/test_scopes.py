@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning import masks
-from pruning.masks.scopes import allocate
+from pruning.masks.scopes import Groups, allocate
 from tests import reference
 
 
@@ -59,7 +59,7 @@ SCORES = {"a": torch.arange(4.0), "b": torch.arange(10.0, 14), "c": torch.arange
 def test_a_scope_may_be_a_function_with_groups_of_its_own() -> None:
     seen: list[object] = []
 
-    def ends(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int]) -> masks.scopes.Groups:
+    def ends(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int]) -> Groups:
         seen.extend([dict(shapes), total, dict(pruned)])
         return {("b",): total - 5, ("c", "a"): 5}
 
@@ -84,7 +84,7 @@ def test_a_scope_may_be_a_function_with_groups_of_its_own() -> None:
         ({("a",): 0, ("b", "c"): 6}, "asks for 0 pruned of 4 weights, 1 are already"),
     ],
 )
-def test_a_scope_whose_counts_are_impossible_is_a_value_error(groups: masks.scopes.Groups, text: str) -> None:
+def test_a_scope_whose_counts_are_impossible_is_a_value_error(groups: Groups, text: str) -> None:
     with pytest.raises(ValueError, match=text) as caught:
         masks.keep_top(SCORES, 0.5, lambda *_: groups, {"a": torch.tensor([True, False, True, True])})
     assert type(caught.value) is ValueError  # a mistake of a program, not of its user

@@ -2,62 +2,13 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
-
 from pruning.files import write_json
-from pruning.runs import Env, Run, Step, every, find, lineage
-
-DENSE = Step("train", {"epochs": 2, "lr": 0.1}, {"name": "digits"}, {"name": "resnet20"}, 0, "fp32", None)
-PRUNED = replace(
-    DENSE, stage="prune", recipe={"percent": 0.8}, parent=DENSE.id, aside={"percent": 0.8, "parent": DENSE.name}
-)
-TUNED = replace(PRUNED, stage="finetune", recipe={"epochs": 1, "lr": 0.01}, parent=PRUNED.id)
-TUNED = replace(TUNED, aside={"percent": 0.8, "parent": PRUNED.name})
-
-
-def leave(step: Step, runs: Path, result: bool = True) -> Run:
-    run = Run.of(step, runs)
-    run.path.mkdir(parents=True)
-    run.write_config(step, {})
-    if result:
-        write_json(run.path / "result.json", {"id": step.id})
-    return run
-
-
-def test_ids_are_pinned() -> None:
-    """If this fails, every run that anybody has made would be made again: leave neutral values out of the hash."""
-    assert [step.id for step in (DENSE, PRUNED, TUNED)] == ["r18edc34053c9", "r77f531e820b4", "rb1f193b73257"]
-
-
-def test_names_are_readable_and_end_in_the_id() -> None:
-    assert DENSE.name == f"train-digits-resnet20-s0-{DENSE.id}"
-    assert PRUNED.name == f"prune-digits-resnet20-p0.8-s0-{PRUNED.id}"
-    assert Run.of(TUNED, Path("x")).id == TUNED.id
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"stage": "prune"},
-        {"recipe": {"epochs": 2, "lr": 0.2}},
-        {"dataset": {"name": "digits", "pad": 4}},
-        {"arch": {"name": "resnet32"}},
-        {"seed": 1},
-        {"precision": "bf16"},
-        {"parent": "r0"},
-    ],
-)
-def test_all_that_decides_a_result_decides_the_id(change: dict) -> None:
-    assert replace(DENSE, **change).id != DENSE.id
-
-
-def test_what_lies_aside_and_the_order_of_keys_do_not(tmp_path: Path) -> None:
-    assert replace(DENSE, aside={"root": "elsewhere", "num_classes": 10}).id == DENSE.id
-    assert replace(DENSE, recipe={"lr": 0.1, "epochs": 2}).id == DENSE.id
+from pruning.runs import Run, every, find, lineage, results
+from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, leave, old
 
 
 def test_runs_are_found_by_id(tmp_path: Path) -> None:
-    run = leave(DENSE, tmp_path)
+    run = leave(tmp_path, DENSE)
     assert find(tmp_path, DENSE.id) == run
     for wrong in (None, "", "r", "r0", DENSE.id[:-1], DENSE.id[1:], "r*", "runs/x", str(run.path)):
         assert find(tmp_path, wrong) is None
@@ -65,25 +16,62 @@ def test_runs_are_found_by_id(tmp_path: Path) -> None:
 
 
 def test_lineage_is_the_oldest_first_and_every_run_is_seen(tmp_path: Path) -> None:
-    runs = [leave(step, tmp_path, result=step is not TUNED) for step in (DENSE, PRUNED, TUNED)]
+    runs = [leave(tmp_path, step, result={"id": step.id}) for step in (DENSE, PRUNED)]
+    runs.append(leave(tmp_path, TUNED))
     assert lineage(runs[2]) == runs
     assert lineage(runs[0]) == runs[:1]
     (tmp_path / "notes").mkdir()
     assert list(every(tmp_path)) == sorted(runs, key=lambda run: run.path)
     assert list(every(tmp_path / "nowhere")) == []
-    assert runs[2].result() is None and runs[1].result() == {"id": PRUNED.id}
+    assert [run.done for run in runs] == [True, True, False]
+    assert runs[1].result() == {"id": PRUNED.id}
+    assert runs[2].result() is None
+
+
+def test_a_run_knows_its_step(tmp_path: Path) -> None:
+    for step in (*STEPS, replace(TUNED, inputs={"teacher": DENSE.id}, root="/x")):
+        run = leave(tmp_path, step)
+        assert run.step() == step
+        config = run.config()
+        assert config is not None
+        assert (config["id"], config["spec"], config["machine"]) == (step.id, step.spec, {})
+        assert set(config["unhashed"]) == {"num_classes", "sparsity", "level", "root", "places"}
+    assert Run(tmp_path / "nowhere").step() is None
+    assert Run(tmp_path / "nowhere").parent() is None
+
+
+def test_the_parent_of_a_file_is_no_run(tmp_path: Path) -> None:
+    file = f"sha256:{'0' * 64}"
+    assert leave(tmp_path, replace(PRUNED, parent=file, places={file: "/m.pth.tar"})).parent() is None
+
+
+def test_the_runs_of_0_1_are_read(tmp_path: Path) -> None:
+    runs = [leave(tmp_path, step) for step in STEPS]
+    for run, step in zip(runs, STEPS, strict=True):
+        config = {"id": step.id, "spec": step.spec, "aside": old(step)["aside"], "machine": {}}
+        write_json(run.path / "config.json", config)
+        found = run.step()
+        assert found is not None
+        assert (found.id, found.name, found.num_classes) == (step.id, step.name, 10)
+    assert lineage(runs[2]) == runs
+
+
+def test_results_are_flat_rows_of_what_is_done(tmp_path: Path) -> None:
+    leave(tmp_path, DENSE, result={"id": DENSE.id, "test_top1": 91.0, "before": None})
+    leave(tmp_path, TUNED, result={"id": TUNED.id, "test_top1": 90.0, "before": {"test_top1": 50.0, "test_loss": 2.0}})
+    leave(tmp_path, PRUNED)
+    tuned, dense = results(tmp_path)
+    assert dense == {"id": DENSE.id, "test_top1": 91.0, "run": str(tmp_path / DENSE.name)}
+    before = {"before_test_top1": 50.0, "before_test_loss": 2.0}
+    assert tuned == {"id": TUNED.id, "test_top1": 90.0, "run": str(tmp_path / TUNED.name)} | before
+    assert results(str(tmp_path)) == [tuned, dense]
+    assert results(tmp_path / "nowhere") == []
 
 
 def test_a_torn_line_of_metrics_is_left_out(tmp_path: Path) -> None:
-    run = leave(DENSE, tmp_path)
+    run = leave(tmp_path, DENSE)
     assert run.rows() == []
     whole = [json.dumps({"epoch": epoch, "train_loss": 1.5}) for epoch in (1, 2)]
     for torn in ("", '{"epoch": 3, "trai', "{", '{"epoch": 3, "train_loss": 1.5'):
         (run.path / "metrics.jsonl").write_text("\n".join([*whole, torn]))
         assert [row["epoch"] for row in run.rows()] == [1, 2]
-
-
-def test_env_goes_to_plain_values_and_back(tmp_path: Path) -> None:
-    env = Env(tmp_path / "a", tmp_path / "b", "cpu", 2, {"mode": "offline"})
-    assert Env.of(json.loads(json.dumps(env.plain()))) == env
-    assert Env.of(Env().plain() | {"runs": "~/x"}).runs == Path("~/x").expanduser()

@@ -59,11 +59,11 @@ class FakeWandb(ThreadingHTTPServer):
         self.shutdown()
         self.server_close()
 
-    def artifact_file(self, name: str, file: str) -> bytes:
-        """Return an uploaded file of the only version of an artifact, which must be committed."""
-        (id,) = [id for id, artifact in self.artifacts.items() if artifact["artifactCollectionName"] == name]
-        assert self.artifacts[id]["committed"]
-        return self.uploads[f"/storage/{id}/{file}"]
+    def artifact(self, name: str) -> Json:
+        """Return the only version of an artifact, which must be committed."""
+        (artifact,) = [each for each in self.artifacts.values() if each["artifactCollectionName"] == name]
+        assert artifact["committed"]
+        return artifact
 
 
 class Operations:
@@ -128,7 +128,7 @@ class Operations:
 
     def CreateArtifact(self, given: Json) -> Json:
         id = f"artifact{len(self.server.artifacts)}"
-        self.server.artifacts[id] = given["input"] | {"committed": False}
+        self.server.artifacts[id] = given["input"] | {"id": id, "committed": False}
         artifact = {"id": id, "state": "PENDING", "artifactSequence": {"latestArtifact": None}}
         return {"createArtifact": {"artifact": artifact}}
 
@@ -192,15 +192,17 @@ class Requests(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         content = self.content()
         with self.server.lock:
-            if self.path == "/graphql":
-                asked = json.loads(content)
-                operations = Operations(self.server)
-                self.reply({"data": operations.answer(asked["operationName"], asked["variables"])})
-            elif self.path.endswith("/file_stream"):  # /files/ENTITY/PROJECT/RUN/file_stream
-                self.server.runs[self.path.split("/")[-2]].stream(json.loads(content))
-                self.reply({"exitcode": None, "limits": {}})
-            else:  # telemetry
-                self.reply({})
+            answer = self.answer(content)
+        self.reply(answer)
+
+    def answer(self, content: bytes) -> Json:
+        if self.path == "/graphql":
+            asked = json.loads(content)
+            return {"data": Operations(self.server).answer(asked["operationName"], asked["variables"])}
+        if self.path.endswith("/file_stream"):  # /files/ENTITY/PROJECT/RUN/file_stream
+            self.server.runs[self.path.split("/")[-2]].stream(json.loads(content))
+            return {"exitcode": None, "limits": {}}
+        return {}  # telemetry
 
     def content(self) -> bytes:
         sent = self.rfile.read(int(self.headers["Content-Length"] or 0))
