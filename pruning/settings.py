@@ -54,9 +54,11 @@ class Settings:
         return {}
 
     @classmethod
-    def functions_settings(cls) -> dict[str, inspect.Parameter]:
-        """Return the keyword-only parameters of all functions that the axes offer, chosen or not."""
-        functions = (function for axis in cls.axes().values() for function in axis.values())
+    def offered(cls, chosen: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
+        """Return the keyword-only parameters of all functions; of equal ones those of the `chosen` (axis: name)."""
+        axes = cls.axes().items()
+        functions = [function for _, offer in axes for function in offer.values()]
+        functions += [offer[chosen[axis]] for axis, offer in axes if chosen[axis] in offer]
         return {key: parameter for function in functions for key, parameter in keywords(function)}
 
     @classmethod
@@ -68,9 +70,13 @@ class Settings:
         if not isinstance(node, Mapping):
             raise UserError(f"{name} must be a group of settings, got {node!r}", name)
         fields = {cls.KEYS.get(f.name, f.name): f for f in own_fields(cls)}
-        others = {key: p for key, p in cls.functions_settings().items() if key not in fields}
+        chosen = {f.name: node.get(key, f.default) for key, f in fields.items() if f.name in cls.axes()}
+        others = {key: p for key, p in cls.offered(chosen).items() if key not in fields}
+        known = fields.keys() | others.keys()
         for key in node:
-            check_choice(f"a setting of {name}", key, fields.keys() | others.keys())
+            if not known:
+                raise UserError(f"{name} has no settings, got {key!r}", name)
+            check_choice(f"a setting of {name}", key, known)
         for key, f in fields.items():
             if f.default is MISSING and f.default_factory is MISSING and node.get(key) in (None, "???"):
                 raise UserError(f"{name}.{key} is not set: give {name}.{key}=... or choose a recipe", f"{name}.{key}")
@@ -87,11 +93,20 @@ class Settings:
             check_choice(name, getattr(self, name), functions)
         for f in own_fields(type(self)):
             check_range(f.name, getattr(self, f.name), f.metadata)
-        known = self.functions_settings()
+        known = self.offered(self.chosen)
         for key, value in self.options.items():
             check_choice(f"a setting of {type(self).__name__}", key, known)
             for limited in get_args(known[key].annotation)[1:]:  # Annotated[float, limits(...)]
                 check_range(key, value, limited)
+        for axis, name in self.chosen.items():
+            for key, value in self.arguments(axis).items():
+                if value is inspect.Parameter.empty:
+                    raise UserError(f"{key} must be given for {axis}={name}", key)
+
+    @property
+    def chosen(self) -> dict[str, str]:
+        """The name that each axis has."""
+        return {axis: getattr(self, axis) for axis in self.axes()}
 
     def values(self) -> dict[str, Any]:
         """Return all settings by field, with the options beside them."""
@@ -100,16 +115,16 @@ class Settings:
     def arguments(self, axis: str) -> dict[str, Any]:
         """Return the keyword arguments of the function that the field `axis` chooses."""
         values = self.values()
-        chosen = self.axes()[axis][getattr(self, axis)]
-        return {key: values.get(key, parameter.default) for key, parameter in keywords(chosen)}
+        function = self.axes()[axis][self.chosen[axis]]
+        return {key: values.get(key, parameter.default) for key, parameter in keywords(function)}
 
     def idle(self) -> set[str]:
         """Return the settings that decide nothing, given the others."""
-        return self.functions_settings().keys() - {key for axis in self.axes() for key in self.arguments(axis)}
+        return self.offered(self.chosen).keys() - {key for axis in self.axes() for key in self.arguments(axis)}
 
     def non_defaults(self) -> dict[str, Any]:
         """Return the settings that decide something and differ from neutral, as plain values under their keys."""
-        defaults = {key: parameter.default for key, parameter in self.functions_settings().items()}
+        defaults = {key: parameter.default for key, parameter in self.offered(self.chosen).items()}
         defaults |= {f.name: f.default for f in own_fields(type(self))}
         idle = self.idle()
         found = {key: value for key, value in self.values().items() if key not in idle and value != defaults[key]}

@@ -61,13 +61,14 @@ class Server:
     def __init__(self) -> None:
         command = [sys.executable, "-m", "tests.commands"]
         self.process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdin
+        assert self.process.stdout
+        self.requests, self.answers = self.process.stdin, self.process.stdout
         self.known: dict[int, int] = {}
 
     def ask(self, request: dict[str, Any]) -> Any:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.write(json.dumps(request) + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+        print(json.dumps(request), file=self.requests, flush=True)
+        return json.loads(self.answers.readline())
 
     def status(self, pid: int) -> int | None:
         """Return the exit status, minus the signal that ended it, or None while it runs."""
@@ -76,10 +77,9 @@ class Server:
         return self.known.get(pid)
 
     def close(self) -> None:
-        assert self.process.stdin and self.process.stdout
-        self.process.stdin.close()
-        self.process.wait(30)
-        self.process.stdout.close()
+        self.requests.close()
+        self.process.wait()
+        self.answers.close()
 
 
 @dataclass
@@ -119,6 +119,7 @@ def serve() -> None:
     """Fork a child for each line of stdin that says how; answer how it ended when asked."""
     import hydra._internal.utils  # noqa: F401  (all that is slow to import, less wandb)
     import matplotlib.pyplot  # noqa: F401
+
     import pruning.execution.execute  # noqa: F401
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
@@ -128,7 +129,8 @@ def serve() -> None:
             pid, status = os.waitpid(request["wait"], os.WNOHANG)
             answer = os.waitstatus_to_exitcode(status) if pid else None
         elif not (answer := os.fork()):
-            return become(request)
+            become(request)
+            return
         print(json.dumps(answer), flush=True)
 
 

@@ -1,13 +1,18 @@
 """Obvious versions of what the library does fast: slow, short, and right."""
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from typing import Any
 
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from pruning import rng
-from pruning.data import Data
+from pruning.data import Data, train_batches
+from pruning.training import TrainRecipe, learning_rate
 
 
 def train_epoch(data: Data, *, seed: int, epoch: int) -> list[tuple[Tensor, Tensor]]:
@@ -33,11 +38,11 @@ def train_epoch(data: Data, *, seed: int, epoch: int) -> list[tuple[Tensor, Tens
 
 
 def keep_top(
-    scores: Mapping[str, Tensor], sparsity: float, scope: str = "global", within: Mapping[str, Tensor] | None = None
+    scores: Mapping[str, Tensor], sparsity: float, scope: str = "global", previous: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
     """Sort the weights that are left by (score, position) and remove from the bad end, one at a time."""
-    mask = {name: (within or {}).get(name, torch.ones_like(score, dtype=torch.bool)) for name, score in scores.items()}
-    kept = {name: keep.flatten().tolist() for name, keep in mask.items()}
+    kept = {name: [True] * score.numel() for name, score in scores.items()}
+    kept |= {name: keep.flatten().tolist() for name, keep in (previous or {}).items()}
     total = round(sparsity * sum(len(keep) for keep in kept.values()))
     gone = [keep.count(False) for keep in kept.values()]
     if scope == "global":
@@ -65,3 +70,34 @@ def allocate(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int
     for i in sorted(range(len(parts)), key=lambda i: goal[i] - parts[i])[: total - sum(goal)]:
         goal[i] += 1
     return goal
+
+
+def fit(model: nn.Module, data: Data, recipe: TrainRecipe, mask: Mapping[str, Tensor]) -> None:
+    """Train on the CPU in fp32 with seed 0: torch's own optimizer, the mask put on by hand after each step."""
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    optimizer: Optimizer
+    if recipe.optimizer == "sgd":
+        optimizer = SGD(model.parameters(), momentum=recipe.momentum, nesterov=recipe.nesterov, **common)
+    else:
+        kind = {"adam": Adam, "adamw": AdamW}[recipe.optimizer]
+        optimizer = kind(model.parameters(), betas=(recipe.betas[0], recipe.betas[1]), **common)
+    shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
+    if recipe.schedule == "steps":
+        shape |= {"milestones": recipe.milestones, "decay": recipe.decay}
+    elif recipe.schedule in ("linear", "cosine"):
+        shape["end"] = recipe.end
+    parameters = dict(model.named_parameters())
+    for name, keep in mask.items():
+        parameters[name].data[~keep] = 0.0
+    step, steps = 0, recipe.epochs * math.ceil(len(data.train) / recipe.batch_size)
+    for epoch in range(recipe.epochs):
+        model.train()
+        for images, labels in train_batches(data, batch_size=recipe.batch_size, seed=0, epoch=epoch):
+            optimizer.param_groups[0]["lr"] = learning_rate(step / steps, recipe.lr, **shape)
+            optimizer.zero_grad()
+            F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing).backward()
+            optimizer.step()
+            for name, keep in mask.items():
+                parameters[name].data[~keep] = 0.0
+            step += 1

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,14 +17,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pruning.sweeps import jobs_of, recorded
 
-from pruning import claims
-from pruning.runs import Run, every
+from pruning.runs import Run, claims, every
+from pruning.runs.records import recorded_jobs, recorded_sweeps
 from tests.commands import ROOT, Command, Running, Server
+from tests.helpers import rows
+from tests.launch.processes import start, until
 
-PATIENCE = 600.0  # seconds; nothing here is about speed
-TIMES = ("seconds", "images_per_second")
+pytestmark = pytest.mark.slurm
+
+CLUSTER = ROOT / "tests" / "cluster"
 SLURM = (
     "hydra/launcher=slurm",
     "hydra.launcher.gpus_per_task=0",
@@ -34,17 +35,10 @@ SLURM = (
 )
 WAIT = "hydra.launcher.wait=true"
 HOLD = "hydra.launcher.additional={hold: true}"
-SLOW = bool(os.environ.get("CI") or os.environ.get("PRUNING_SLOW_TESTS"))
-USR2 = signal.SIGUSR2
-
-on_slurm = pytest.mark.slurm
-
-
-def until(reached: Callable[[], Any], timeout: float = PATIENCE) -> None:
-    end = time.monotonic() + timeout
-    while not reached():
-        assert time.monotonic() < end, "not reached"
-        time.sleep(0.02)
+GPU = "hydra.launcher.gpus_per_task=1"
+SAFE = "hydra.launcher.partition=high"  # SLURM preempts more jobs than it must, so keep the others out of its way
+ONE = ("prune.percent=0.3", "seed=0")
+GRID = ("prune.percent=0.3,0.5", "seed=0,1", "-m")
 
 
 def shell(*command: str) -> str:
@@ -64,15 +58,14 @@ def about(job: str) -> dict[str, str]:
 
 
 def made(runs: Path) -> dict[str, tuple[bytes, list[dict[str, float]]]]:
-    """Return, for each step that is done, the bytes of its model and its epochs less what the clock says."""
-    return {
-        run.path.name: (
-            run.model.read_bytes(),
-            [{k: v for k, v in row.items() if k not in TIMES} for row in run.rows()],
-        )
-        for run in every(runs)
-        if run.result()
-    }
+    """Return, for each step that is done, the bytes of its model and its epochs."""
+    return {run.path.name: (run.model.read_bytes(), rows(run)) for run in every(runs) if run.done}
+
+
+def equal_to(reference: Path, runs: Path, steps: int) -> bool:
+    """Whether exactly `steps` steps are done in `runs`, each as in the reference."""
+    found = made(runs)
+    return len(found) == steps and found.items() <= made(reference).items()
 
 
 def result_times(runs: Path) -> dict[str, int]:
@@ -82,50 +75,29 @@ def result_times(runs: Path) -> dict[str, int]:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[None]:
-    """SLURM is up; where it cannot be, a reason to skip, and on CI to fail."""
-    ours = ROOT / "tests" / "cluster"
-    reason, was_up = "", False
-    if os.geteuid() != 0:
-        reason = "installing and starting SLURM needs root"
-    elif not shutil.which("apt-get"):
-        reason = "installing SLURM needs apt-get"
-    else:
-        ping = subprocess.run(["sh", "-c", "scontrol ping"], capture_output=True)
-        was_up = ping.returncode == 0
-        up = subprocess.run([ours / "slurm-up.sh"], capture_output=True, text=True)
-        reason = up.stderr.strip() if up.returncode else ""
-    if reason:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"no SLURM: {reason}")
+    was_up = subprocess.run(["sh", "-c", "scontrol ping"], capture_output=True).returncode == 0
+    up = subprocess.run([CLUSTER / "slurm-up.sh"], capture_output=True, text=True)
+    if up.returncode:
+        pytest.fail(f"no SLURM: {up.stderr.strip()}")
     yield
     if not was_up:
-        subprocess.run([ours / "slurm-down.sh"], check=True)
+        subprocess.run([CLUSTER / "slurm-down.sh"], check=True)
 
 
 @pytest.fixture(scope="module")
-def recipe(folder: Path) -> tuple[str, ...]:
+def recipe(small: tuple[str, ...]) -> tuple[str, ...]:
     """Overrides for steps of seconds: 6 and 3 epochs of 6 batches."""
-    sizes = ("train.batch_size=8", "finetune.batch_size=8", "train.epochs=6", "finetune.epochs=3")
-    rest = ("recipe=quick", "train.precision=fp32", "env.wandb.mode=disabled")
-    return ("dataset=image_folder", f"dataset.root={folder}", *rest, *sizes)
-
-
-GRID = ("prune.percent=0.3,0.5", "seed=0,1", "-m")
+    return (*small, "train.epochs=6", "finetune.epochs=3", "train.precision=fp32", "env.wandb.mode=disabled")
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory: pytest.TempPathFactory, server: Server, recipe: tuple[str, ...]) -> Path:
     """The runs of the whole sweep, made by the local launcher."""
     command = Command(tmp_path_factory.mktemp("reference"), server)
-    done = command.start(*recipe, "hydra.launcher.workers=2", *GRID).wait(PATIENCE)
+    done = start(command, *recipe, "hydra.launcher.workers=2", *GRID[:-1]).wait()
     assert (done.returncode, done.stderr) == (0, "")
     assert len(made(command.runs)) == 10
     return command.runs
-
-
-def equal_to(reference: Path, runs: Path, steps: int) -> bool:
-    """Whether exactly `steps` steps are done in `runs`, each as in the reference."""
-    expected, found = made(reference), made(runs)
-    return len(found) == steps and all(expected[name] == run for name, run in found.items())
 
 
 @dataclass
@@ -136,9 +108,6 @@ class Submitter(Command):
 
     def submit(self, *overrides: str) -> Running:
         return self.start(*self.recipe, *SLURM, *overrides)
-
-    def status(self) -> str:
-        return self("stage=status").stdout
 
 
 @pytest.fixture(scope="module")
@@ -156,26 +125,6 @@ def submitters(
     subprocess.run(["scancel", "--quiet", *(job for each in given for job in jobs(each.runs))])
 
 
-# Without SLURM.
-
-
-def test_without_sbatch_it_says_where_to_run_it(command: Command, recipe: tuple[str, ...], tmp_path: Path) -> None:
-    done = command(*recipe, *SLURM, PATH=str(tmp_path))
-    assert done.returncode == 1
-    assert done.stderr == (
-        "error: hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node\n"
-    )
-    assert not command.runs.exists()
-
-
-def test_a_time_limit_within_the_notice_is_refused(command: Command, recipe: tuple[str, ...], tmp_path: Path) -> None:
-    (tmp_path / "sbatch").touch(0o755)
-    done = command(*recipe, *SLURM, "hydra.launcher.timeout_min=2", PATH=str(tmp_path))
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-    assert "hydra.launcher.timeout_min=2 must be more than a minute longer than" in done.stderr
-    assert not command.runs.exists()
-
-
 # A sweep that nothing disturbs.
 
 
@@ -190,13 +139,11 @@ class Clean:
 def clean(submitters: Callable[[str], Submitter]) -> Clean:
     """The reference's sweep: arrays of which one task at a time may run, each with a GPU."""
     submitter = submitters("clean")
-    limits = ("hydra.launcher.gpus_per_task=1", "hydra.launcher.array_parallelism=1")
-    record = f'hydra.launcher.setup=["srun env > {submitter.home}/env-$SLURM_JOB_ID"]'
-    done = submitter.submit(*limits, record, WAIT, *GRID).wait(PATIENCE)
+    environment = f'hydra.launcher.setup=["srun env > {submitter.home}/env-$SLURM_JOB_ID"]'
+    done = submitter.submit(GPU, "hydra.launcher.array_parallelism=1", environment, WAIT, *GRID).wait()
     return Clean(submitter, done, {job: about(job) for job in jobs(submitter.runs)})
 
 
-@on_slurm
 def test_a_sweep_on_slurm_gives_the_bytes_of_the_local_one(clean: Clean, reference: Path) -> None:
     assert clean.ended.returncode == 0, clean.ended.stderr
     assert equal_to(reference, clean.submitter.runs, 10)
@@ -204,13 +151,13 @@ def test_a_sweep_on_slurm_gives_the_bytes_of_the_local_one(clean: Clean, referen
     assert "4 of 4 cells are done" in clean.ended.stdout
 
 
-@on_slurm
 def test_a_shared_step_is_a_task_that_an_array_waits_for(clean: Clean) -> None:
-    jobs = jobs_of(clean.submitter.runs)
-    named = {run.path.name: jobs[run.id] for run in every(clean.submitter.runs)}
+    jobs = recorded_jobs(clean.submitter.runs)
+    named = {run.path.name: jobs[run.path.name.rpartition("-")[2]] for run in every(clean.submitter.runs)}
     of = {stage: {job for name, job in named.items() if name.startswith(stage)} for stage in ("train", "prune", "fine")}
     assert (len(of["train"]), len(of["prune"])) == (2, 4)
-    assert of["prune"] == of["fine"] and not of["prune"] & of["train"]
+    assert of["prune"] == of["fine"]
+    assert not of["prune"] & of["train"]
     assert len({job.partition("_")[0] for job in jobs.values()}) == 3
 
 
@@ -218,13 +165,11 @@ def overlap(a: dict[str, str], b: dict[str, str]) -> bool:
     return a["StartTime"] < b["EndTime"] and b["StartTime"] < a["EndTime"]  # whole seconds, as text
 
 
-@on_slurm
 def test_an_array_keeps_to_its_limit(clean: Clean) -> None:
-    pairs = list(combinations(clean.jobs.values(), 2))
+    pairs = combinations(clean.jobs.values(), 2)
     assert not [1 for a, b in pairs if a["ArrayJobId"] == b["ArrayJobId"] and overlap(a, b)]
 
 
-@on_slurm
 def test_each_task_has_a_gpu_of_its_own(clean: Clean) -> None:
     def gpu(job: dict[str, str]) -> str:
         lines = (clean.submitter.home / f"env-{job['JobId']}").read_text().splitlines()
@@ -236,7 +181,6 @@ def test_each_task_has_a_gpu_of_its_own(clean: Clean) -> None:
     assert all(seen == {"0", "1"} for seen in at_once)
 
 
-@on_slurm
 def test_a_relaunch_of_a_finished_sweep_submits_nothing(clean: Clean) -> None:
     before = result_times(clean.submitter.runs)
     done = clean.submitter.submit(WAIT, *GRID).wait()
@@ -246,12 +190,11 @@ def test_a_relaunch_of_a_finished_sweep_submits_nothing(clean: Clean) -> None:
     assert result_times(clean.submitter.runs) == before
 
 
-@on_slurm
 def test_a_job_that_is_requeued_after_its_end_does_nothing(clean: Clean) -> None:
     runs, job = clean.submitter.runs, jobs(clean.submitter.runs)[-1]
     before, models = result_times(runs), made(runs)
     shell("scontrol", "requeue", job)
-    until(lambda: about(job)["Restarts"] == "1" and about(job)["JobState"] == "COMPLETED")
+    until(lambda: (about(job)["Restarts"], about(job)["JobState"]) == ("1", "COMPLETED"))
     assert (result_times(runs), made(runs)) == (before, models)
     assert not list(runs.glob("*/claim-*"))
 
@@ -271,17 +214,17 @@ class Disturbed:
     run: Run = field(init=False)
     pid: int = field(init=False)
     job: str = field(init=False)
-    released: bool = False  # it gave its claim back, its state saved, without a word of failure
+    released: bool = False  # it gave its claim back, its state saved, and reported no failure
 
     def caught(self) -> bool:
-        """Freeze the process that makes `stage` once it has saved an epoch: what follows is no matter of luck."""
+        """Freeze the process that makes `stage` once it has saved an epoch, so that what follows needs no luck."""
         for saved in self.submitter.runs.glob(f"{self.stage}-*/resume.pt"):
             if holder := claims.held(saved.parent):
                 self.run, self.pid, self.job = Run(saved.parent), holder["pid"], holder["job"]
                 os.kill(self.pid, signal.SIGSTOP)
-                assert not self.run.result(), "it was faster"
+                assert not self.run.done, "it was faster"
                 return True
-        assert self.launch.status() is None, self.launch.wait()
+        assert self.launch.status() is None, self.launch.printed()
         return False
 
     def end_first_attempt(self) -> None:
@@ -320,7 +263,7 @@ class AtStart(Disturbed):
 
 def signalled(case: Disturbed) -> None:
     shell("scancel", "--signal=USR2", case.job)
-    case.thaw_with(USR2)
+    case.thaw_with(signal.SIGUSR2)
 
 
 def requeued(case: Disturbed) -> None:
@@ -344,26 +287,22 @@ def timed_out(_case: Disturbed) -> None:
     """Wait for the time limit; SLURM lets the process go on when it signals it."""
 
 
-ONE = ("prune.percent=0.3", "seed=0")
-GPU = "hydra.launcher.gpus_per_task=1"
-SAFE = "hydra.launcher.partition=high"  # SLURM preempts more jobs than it must, so keep the others out of its way
 LIMIT = ("hydra.launcher.timeout_min=2", "hydra.launcher.signal_delay_s=20")
 NO_NOTICE = "hydra.launcher.additional={signal: TERM@60}"  # what SLURM sends where USR2 was not asked for
 
 
 @pytest.fixture(scope="module")
-def disturbed(submitters: Callable[[str], Submitter], reference: Path) -> dict[str, Disturbed]:
+def disturbed(submitters: Callable[[str], Submitter]) -> dict[str, Disturbed]:
     """All launched at once, each caught, then each disturbed: most of their time is waiting for SLURM."""
     cases = {
+        "timed out": Disturbed((SAFE, *LIMIT, *ONE), "train", timed_out),
         "start": AtStart((SAFE, *ONE), "train", signalled),
         "signalled": Disturbed((SAFE, "prune.percent=0.3", "seed=0,1", "-m"), "train", signalled),
         "killed": Disturbed((SAFE, *ONE), "finetune", killed),
         "requeued": Disturbed((SAFE, *ONE), "train", requeued),
-        "preempted": Disturbed((GPU, "prune.percent=0.3,0.5", "seed=0", "-m"), "train", preempted(USR2)),
+        "preempted": Disturbed((GPU, "prune.percent=0.3,0.5", "seed=0", "-m"), "train", preempted(signal.SIGUSR2)),
         "preempted without notice": Disturbed((GPU, NO_NOTICE, *ONE), "finetune", preempted(signal.SIGTERM)),
     }
-    if SLOW:
-        cases = {"timed out": Disturbed((SAFE, *LIMIT, *ONE), "train", timed_out)} | cases
     for name, case in cases.items():
         case.submitter = submitters(name.replace(" ", "-"))
         case.launch = case.submitter.submit(WAIT, *case.overrides)
@@ -385,21 +324,20 @@ def assert_done_once(case: Disturbed, reference: Path, steps: int) -> None:
     runs = case.submitter.runs
     assert equal_to(reference, runs, steps)
     for run in every(runs):
-        log = (run.path / "log.txt").read_text()
+        log = run.log.read_text()
         assert log.count(": starts") == 1, log
         assert ("continues at" in log) == (run == case.run), log
     assert not [path.name for path in runs.glob("*/*") if path.name.startswith(("claim", "failed", "resume", "."))]
 
 
 def assert_came_back(case: Disturbed, reference: Path, steps: int) -> None:
-    done = case.launch.wait(PATIENCE)
+    done = case.launch.wait()
     assert done.returncode == 0, done.stderr
     assert case.released or case.disturb is timed_out
     assert int(about(case.job)["Restarts"]) >= 1
     assert_done_once(case, reference, steps)
 
 
-@on_slurm
 def test_one_of_an_array_is_signalled_and_comes_back(disturbed: dict[str, Disturbed], reference: Path) -> None:
     case = disturbed["signalled"]
     assert_came_back(case, reference, 6)
@@ -408,12 +346,11 @@ def test_one_of_an_array_is_signalled_and_comes_back(disturbed: dict[str, Distur
     assert other.partition("_")[0] == case.job.partition("_")[0]
 
 
-@on_slurm
 def test_a_signal_before_python_can_catch_it_does_not_lose_the_job(
     disturbed: dict[str, Disturbed], reference: Path
 ) -> None:
     case = disturbed["start"]
-    done = case.launch.wait(PATIENCE)
+    done = case.launch.wait()
     assert done.returncode == 0, done.stderr
     (log,) = case.submitter.runs.glob(".sweeps/slurm/*/*.out")
     assert "User defined signal 2" in log.read_text()
@@ -421,108 +358,90 @@ def test_a_signal_before_python_can_catch_it_does_not_lose_the_job(
     assert equal_to(reference, case.submitter.runs, 3)
 
 
-@on_slurm
-def test_a_job_that_is_requeued_while_it_runs_comes_back(disturbed: dict[str, Disturbed], reference: Path) -> None:
-    assert_came_back(disturbed["requeued"], reference, 3)
+@pytest.mark.parametrize(("case", "steps"), [("requeued", 3), ("preempted", 5), ("preempted without notice", 3)])
+def test_a_job_that_is_taken_from_its_node_comes_back_and_others_wait_for_it(
+    disturbed: dict[str, Disturbed], reference: Path, case: str, steps: int
+) -> None:
+    assert_came_back(disturbed[case], reference, steps)
 
 
-@on_slurm
 def test_a_killed_job_is_noticed_and_made_by_a_relaunch(disturbed: dict[str, Disturbed], reference: Path) -> None:
     case = disturbed["killed"]
-    done = case.launch.wait(PATIENCE)
+    done = case.launch.wait()
     assert done.returncode == 1
-    assert f"failed: {case.run.path.name}: its process ended without a word" in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("error: 1 of 3 steps are not done (1 failed)")
-    status = case.submitter.status()
-    assert "1 died, 2 done" in status and f"job {case.job}" in status
+    assert f"failed: {case.run.path.name}: its process exited without reporting" in done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "error: 1 of 3 steps are not done (1 failed); the same command submits only what is missing"
+    )
+    status = case.submitter("stage=status").stdout
+    assert "1 died, 2 done" in status
+    assert f"job {case.job}" in status
     before = result_times(case.submitter.runs)
     assert len(before) == 2
-    again = case.submitter.submit(WAIT, *case.overrides).wait(PATIENCE)
+    again = case.submitter.submit(WAIT, *case.overrides).wait()
     assert again.returncode == 0, again.stderr
     assert "submitted 1 tasks: jobs " in again.stdout
     assert before.items() <= result_times(case.submitter.runs).items()
     assert_done_once(case, reference, 3)
 
 
-@on_slurm
-def test_a_preempted_job_comes_back_and_others_wait_for_it(disturbed: dict[str, Disturbed], reference: Path) -> None:
-    assert_came_back(disturbed["preempted"], reference, 5)
-
-
-@on_slurm
-def test_a_job_preempted_without_notice_comes_back(disturbed: dict[str, Disturbed], reference: Path) -> None:
-    assert_came_back(disturbed["preempted without notice"], reference, 3)
-
-
 # What happens while jobs wait in the queue.
 
 
-@on_slurm
 def test_a_relaunch_submits_nothing_twice(submitters: Callable[[str], Submitter]) -> None:
     submitter = submitters("queued")
+    more = ("prune.percent=0.3,0.5,0.8", "seed=0,1", "-m")
 
     def launched(*overrides: str) -> str:
         done = submitter.submit(HOLD, *overrides).wait()
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    def queued() -> list[str]:
-        ours = set(jobs(submitter.runs))
-        return [job for job in shell("squeue", "--noheader", "--array", "--format=%i").split() if job in ours]
+    def queued() -> set[str]:
+        return set(shell("squeue", "--noheader", "--array", "--format=%i").split()) & set(jobs(submitter.runs))
 
     assert "submitted 6 tasks" in launched(*GRID)
     assert len(queued()) == 6
     assert "submitted 0 tasks: what is missing is queued already" in launched(*GRID)
     assert len(queued()) == 6
     # the new cells wait for the dense networks that are queued
-    assert "submitted 2 tasks" in launched("prune.percent=0.3,0.5,0.8", "seed=0,1", "-m")
-    steps = recorded(submitter.runs)[-1]["steps"]
-    trains = [jobs_of(submitter.runs)[step.id] for step in steps if step.stage == "train"]
+    assert "submitted 2 tasks" in launched(*more)
+    job_of = recorded_jobs(submitter.runs)
+    trains = [job_of[step.id] for step in recorded_sweeps(submitter.runs)[-1].steps if step.stage == "train"]
     waits = {about(job)["Dependency"].partition("(")[0] for job in jobs(submitter.runs)[-2:]}
     assert waits == {f"afterok:{job}" for job in trains}
-    # what waits for a job that will not succeed is as good as gone
+    # what waits for a job that will not succeed must be submitted again
     shell("scancel", trains[0])
-    assert "submitted 4 tasks" in launched("prune.percent=0.3,0.5,0.8", "seed=0,1", "-m")
+    assert "submitted 4 tasks" in launched(*more)
 
 
-def edit(file: Path, old: str, new: str) -> None:
-    text = file.read_text()
-    assert text.count(old) >= 1
-    file.write_text(text.replace(old, new))
-
-
-@on_slurm
 @pytest.mark.parametrize("snapshot", ["false", "true"])
 def test_what_is_edited_while_a_job_waits_does_not_change_it(
     submitters: Callable[[str], Submitter], reference: Path, tmp_path: Path, snapshot: str
 ) -> None:
-    """The config is what was submitted; with a snapshot so is the code."""
+    """A job reads no YAML and nothing of the launchers; with a snapshot nothing of this code either."""
     submitter = submitters("edited")
-    for part in ("conf", "sweeps", "pruning", "hydra_plugins"):
+    for part in ("conf", "pruning", "hydra_plugins"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "main.py", tmp_path)
-    overrides = [f"env.runs={submitter.runs}", "env.device=cpu", "env.threads=1", *submitter.recipe, *SLURM]
-    overrides += [HOLD, f"hydra.launcher.snapshot={snapshot}", *ONE]
+    places = (f"env.runs={submitter.runs}", "env.device=cpu", "env.threads=1")
+    overrides = (*places, *submitter.recipe, *SLURM, HOLD, f"hydra.launcher.snapshot={snapshot}", *ONE)
     command = [sys.executable, "main.py", *overrides]
-    assert (
-        "submitted 1 tasks" in subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True).stdout
-    )
-    edit(tmp_path / "conf" / "config.yaml", "seed: 0", "seed: 5")
-    edit(tmp_path / "conf" / "recipe" / "quick.yaml", "lr: 0.05", "lr: 0.5")
-    if snapshot == "true":
-        edit(tmp_path / "pruning" / "stages.py", '"""The stages', 'raise RuntimeError("edited")\n"""The stages')
+    done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+    assert "submitted 1 tasks" in done.stdout
+    shutil.rmtree(tmp_path / "conf")
+    broken = ["main.py", "hydra_plugins/pruning_hydra/__init__.py"]
+    for name in broken + (["pruning/__init__.py"] if snapshot == "true" else []):
+        (tmp_path / name).write_text('raise RuntimeError("edited")\n')
     (job,) = jobs(submitter.runs)
     shell("scontrol", "release", job)
     until(lambda: about(job)["JobState"] in ("COMPLETED", "FAILED"))
     assert equal_to(reference, submitter.runs, 3)
-    specs = [[run.config()["spec"] for run in every(runs) if run.result()] for runs in (reference, submitter.runs)]
-    assert all(spec in specs[0] for spec in specs[1])
 
 
 # A cell that fails.
 
 
-@on_slurm
 def test_a_failure_costs_its_dependants_and_nothing_else(
     submitters: Callable[[str], Submitter], reference: Path
 ) -> None:
@@ -535,34 +454,30 @@ def test_a_failure_costs_its_dependants_and_nothing_else(
     broken.mkdir()
     (broken / "resume.pt").write_bytes(b"PK torn by a crash of the disk")
 
-    done = submitter.submit(WAIT, *GRID).wait(PATIENCE)
+    done = submitter.submit(WAIT, *GRID).wait()
     assert done.returncode == 1
-    error = f"{broken / 'resume.pt'} cannot be read"
-    assert f"failed: {broken.name}: {error}" in done.stderr
+    error = f"failed: {broken.name}: {broken / 'resume.pt'} cannot be read"
+    assert error in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: 5 of 10 steps are not done (1 failed)")
     assert "2 of 4 cells are done" in done.stdout
     assert equal_to(reference, runs, 5)
     states = sorted(about(job)["JobState"] for job in jobs(runs))
     assert states == ["CANCELLED", "CANCELLED", "COMPLETED", "FAILED"]
-    status = submitter.status()
-    assert "5 done, 1 failed, 4 waiting" in status
-    assert f"failed: {broken.name}: {error}" in status
-    assert f"UserError: {error}" in status  # the end of the traceback in the log
-    assert f"not run, {Run(broken).id} failed" in status
+    status = submitter("stage=status").stdout
+    for text in ("5 done, 1 failed, 4 not run", error, f"UserError: {broken / 'resume.pt'} cannot be read"):
+        assert text in status
 
     (broken / "resume.pt").unlink()
     before = result_times(runs)
-    again = submitter.submit(WAIT, *GRID).wait(PATIENCE)
+    again = submitter.submit(WAIT, *GRID).wait()
     assert again.returncode == 0, again.stderr
     assert "submitted 3 tasks: jobs " in again.stdout
     assert before.items() <= result_times(runs).items()
     assert equal_to(reference, runs, 10)
 
 
-@on_slurm
 def test_what_slurm_refuses_is_said_in_one_line(submitters: Callable[[str], Submitter]) -> None:
-    submitter = submitters("refused")
-    done = submitter.submit("hydra.launcher.partition=nope", *ONE).wait()
+    done = submitters("refused").submit("hydra.launcher.partition=nope", *ONE).wait()
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert done.stderr.startswith("error: SLURM refuses the tasks: invalid partition specified: nope; ")
 
@@ -570,9 +485,7 @@ def test_what_slurm_refuses_is_said_in_one_line(submitters: Callable[[str], Subm
 # Two minutes, most of which have passed by now.
 
 
-@on_slurm
-@pytest.mark.skipif(not SLOW, reason="a time limit is two minutes at least: set PRUNING_SLOW_TESTS=1")
 def test_a_job_that_is_timed_out_comes_back(disturbed: dict[str, Disturbed], reference: Path) -> None:
     case = disturbed["timed out"]
     assert_came_back(case, reference, 3)
-    assert "Job has timed out" in (case.run.path / "log.txt").read_text()
+    assert "Job has timed out" in case.run.log.read_text()

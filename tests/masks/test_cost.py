@@ -84,7 +84,8 @@ def test_the_model_stays_as_it_was_also_when_it_fails(training: bool) -> None:
     assert uses_per_image(model, SHAPE) == {name: times for name, times in USES.items() if times}
     with pytest.raises(RuntimeError):
         uses_per_image(model, (4, 9, 7))
-    assert model.training is training and model.bn.training is training
+    assert model.training is training
+    assert model.bn.training is training
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
 

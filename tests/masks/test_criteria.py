@@ -35,11 +35,11 @@ def test_a_criterion_gives_one_tensor_per_weight_and_draws_from_its_own_stream_o
 
 
 def test_magnitude_is_the_absolute_value_not_a_view_of_the_weights() -> None:
-    model = nn.Sequential(nn.Conv2d(1, 2, 1))
+    model = nn.Sequential(conv := nn.Conv2d(1, 2, 1))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([2.0, -3.0]).view(2, 1, 1, 1))
+        conv.weight.copy_(torch.tensor([2.0, -3.0]).view(2, 1, 1, 1))
     found = CRITERIA["magnitude"].score(given(model))
-    nn.init.constant_(model[0].weight, 5.0)
+    nn.init.constant_(conv.weight, 5.0)
     assert found["0.weight"].flatten().tolist() == [2.0, 3.0]
 
 
@@ -47,12 +47,14 @@ def test_random_is_uniform_and_blind_to_the_weights() -> None:
     def scores(model: nn.Module, seed: int = 0) -> list[Tensor]:
         return list(CRITERIA["random"].score(given(model, seed=seed)).values())
 
-    model = nn.Sequential(nn.Conv2d(10, 100, 5), nn.Conv2d(100, 10, 5))
+    model = nn.Sequential(conv := nn.Conv2d(10, 100, 5), nn.Conv2d(100, 10, 5))
     one, two = scores(model)
-    assert one.min() >= 0 and one.max() < 1 and abs(one.mean() - 0.5) < 0.01
+    assert one.min() >= 0
+    assert one.max() < 1
+    assert abs(one.mean() - 0.5) < 0.01
     assert not torch.equal(one.flatten(), two.flatten())
     assert not torch.equal(one, scores(model, seed=1)[0])
-    nn.init.constant_(model[0].weight, 3.0)
+    nn.init.constant_(conv.weight, 3.0)
     assert torch.equal(one, scores(model)[0])
 
 

@@ -1,4 +1,5 @@
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ def test_geometric_keeps_and_linear_prunes_the_same_at_each_level(target: float,
 
 
 @given(st.floats(0.1, 0.99), st.integers(2, 10), st.sampled_from(SPACINGS), st.data())
-def test_from_a_level_the_way_goes_on_as_it_would_have(target: float, count: int, spacing: str, data: st.DataObject) -> None:
+def test_from_a_level_the_way_goes_on_as_before(target: float, count: int, spacing: str, data: st.DataObject) -> None:
     way = sparsities(target, count=count, spacing=spacing)
     done = data.draw(st.integers(1, len(way) - 1))
     rest = sparsities(target, count=count - done, spacing=spacing, start=way[done - 1])
@@ -58,15 +59,15 @@ def test_the_way_to_a_higher_target_contains_the_way_to_a_lower_one(at: list[flo
         (1.0, {"count": 2}, (1.0,)),
     ],
 )
-def test_levels_by_hand(target: float, settings: dict[str, object], wanted: tuple[float, ...]) -> None:
-    assert sparsities(target, **settings) == wanted  # type: ignore[arg-type]
+def test_levels_by_hand(target: float, settings: dict[str, Any], wanted: tuple[float, ...]) -> None:
+    assert sparsities(target, **settings) == wanted
 
 
 def test_the_settings_are_those_of_the_function() -> None:
     assert Levels().sparsities(0.8) == (0.8,)
+    options: dict[str, Any]
     for options in ({"count": 3}, {"count": 4, "spacing": "linear"}, {"at": (0.2, 0.5)}):
-        levels = Levels(**options)  # type: ignore[arg-type]
-        assert levels.sparsities(0.8, 0.1) == sparsities(0.8, start=0.1, **options)  # type: ignore[arg-type]
+        assert Levels(**options).sparsities(0.8, 0.1) == sparsities(0.8, start=0.1, **options)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_the_settings_are_those_of_the_function() -> None:
         ({"spacing": "geometrical"}, r"^spacing must be one of .*, got 'geometrical'; did you mean geometric\?$"),
     ],
 )
-def test_what_cannot_be_is_refused(options: dict[str, object], text: str) -> None:
-    for make in (lambda: sparsities(0.8, **options), lambda: Levels(**options)):  # type: ignore[arg-type]
+def test_what_cannot_be_is_refused(options: dict[str, Any], text: str) -> None:
+    for make in (lambda: sparsities(0.8, **options), lambda: Levels(**options)):
         with pytest.raises(UserError, match=text):
             make()

@@ -37,7 +37,8 @@ def test_masked_gives_plus_zero_and_keeps_every_other_bit() -> None:
         result = masks.masked({"w": weight, "other": weight}, {"w": mask})
         assert bits(result["w"])[~mask].tolist() == [0] * int((~mask).sum())
         assert torch.equal(bits(result["w"])[mask], bits(weight)[mask])
-        assert result["w"].dtype == weight.dtype and result["other"] is weight
+        assert result["w"].dtype == weight.dtype
+        assert result["other"] is weight
     assert torch.equal(bits(weight), bits(torch.tensor(ODD)))
 
 
@@ -75,7 +76,7 @@ def test_the_enforcer_gives_plus_zero_and_keeps_every_other_bit() -> None:
 def test_the_enforcer_reads_any_memory_format(of_weights: bool, of_mask: bool) -> None:
     model = nn.Conv2d(3, 4, (3, 2))
     if of_weights:
-        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model = model.to(memory_format=torch.channels_last)
     keep = torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
     before = model.weight.detach().clone()
     mask = {"weight": keep.contiguous(memory_format=torch.channels_last) if of_mask else keep}
@@ -95,7 +96,7 @@ OPTIMIZERS: dict[str, Make] = {
 @pytest.mark.parametrize("optimizer", OPTIMIZERS.values(), ids=OPTIMIZERS)
 def test_the_enforcer_undoes_what_an_optimizer_carried_over_from_dense_training_revives(optimizer: Make) -> None:
     """Trap: masking the gradients does not survive this."""
-    model = net().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = net().to(memory_format=torch.channels_last)
     parameters = dict(model.named_parameters())
     opt = optimizer(model.parameters())
     stream = torch.Generator().manual_seed(0)

@@ -1,5 +1,6 @@
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -67,7 +68,8 @@ def test_keep_top_is_the_obvious_one(case: Problem) -> None:
     mask = keep_top(scores, sparsity, scope, previous)
     assert equal(mask, reference.keep_top(scores, sparsity, scope, previous))
     assert all(keep.dtype == torch.bool and keep.shape == scores[name].shape for name, keep in mask.items())
-    assert pruned(mask) == total and nested(mask, previous)
+    assert pruned(mask) == total
+    assert nested(mask, previous)
     assert equal(previous, before)
 
 
@@ -94,7 +96,8 @@ def test_ties_go_by_position(scope: str) -> None:
 
 def test_ties_across_layers_go_by_position() -> None:
     mask = keep_top({"a": torch.tensor([1.0, 1.0]), "b": torch.tensor([1.0, 2.0, 0.0])}, 0.6)
-    assert mask["a"].tolist() == [True, False] and mask["b"].tolist() == [False, True, False]
+    assert mask["a"].tolist() == [True, False]
+    assert mask["b"].tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("sparsity", "count"), [(0.25, 2), (0.35, 4), (0.05, 0), (0.15, 2)])
@@ -117,15 +120,19 @@ HALF = {"a": torch.tensor([True, False]), "b": torch.tensor([False, True])}
         ({"sparsity": -0.1}, "sparsity", r"sparsity must be in \[0, 1\], got -0.1"),
         ({"sparsity": 30}, "sparsity", r"sparsity must be in \[0, 1\], got 30"),
         ({"sparsity": math.nan}, "sparsity", r"sparsity must be in \[0, 1\], got nan"),
-        ({"sparsity": 0.3, "previous": HALF}, "sparsity", r"sparsity=0.3 is below the sparsity 0.5000 that the network"),
+        (
+            {"sparsity": 0.3, "previous": HALF},
+            "sparsity",
+            r"sparsity=0.3 is below the sparsity 0.5000 that the",
+        ),
         ({"scope": "globl"}, "scope", r"scope must be one of global, layer, got 'globl'; did you mean global\?"),
         ({"scores": {"a": torch.ones(2), "b": torch.tensor([1, math.nan])}}, None, r"the scores of b contain nan: "),
     ],
 )
-def test_what_keep_top_refuses(change: dict[str, object], parameter: str | None, text: str) -> None:
-    scores: dict[str, object] = {"a": torch.ones(2), "b": torch.ones(2)}
+def test_what_keep_top_refuses(change: dict[str, Any], parameter: str | None, text: str) -> None:
+    usual: dict[str, Any] = {"scores": {"a": torch.ones(2), "b": torch.ones(2)}, "sparsity": 0.5}
     with pytest.raises(UserError, match=f"^{text}") as caught:
-        keep_top(**({"scores": scores, "sparsity": 0.5} | change))  # type: ignore[arg-type]
+        keep_top(**(usual | change))
     assert caught.value.parameter == parameter
 
 
@@ -152,7 +159,8 @@ def test_prune_is_the_criterion_then_keep_top(scope: str, layers: str) -> None:
 
 def test_the_seed_decides_what_a_criterion_draws() -> None:
     one, same, other = (masks.prune(net(), 0.5, "random", seed=seed) for seed in (1, 1, 2))
-    assert equal(one, same) and not equal(one, other)
+    assert equal(one, same)
+    assert not equal(one, other)
 
 
 @pytest.mark.parametrize("choice", ["criterion", "layers"])
@@ -176,7 +184,8 @@ def test_a_criterion_sees_a_copy_in_evaluation_mode_the_batches_and_the_pruned_w
     masks.prune(model, 0.8, Criterion(score), previous=previous, batches=[batch])
     expected = masks.masked(model.state_dict(), previous)
     assert equal(dict(seen[0].model.state_dict()), expected)
-    assert list(seen[0].weights) == masks.prunable(model) and list(seen[0].batches) == [batch]
+    assert list(seen[0].weights) == masks.prunable(model)
+    assert list(seen[0].batches) == [batch]
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
@@ -194,7 +203,8 @@ def test_a_criterion_may_train_its_copy(rounds: int) -> None:
     mask = masks.prune(model, 0.5, Criterion(score, rounds))
     assert pruned(mask) == round(0.5 * (3 * 4 + 4 * 2) * 9)
     assert equal(dict(model.state_dict()), before)
-    assert model.training and all(p.grad is None and p.requires_grad for p in model.parameters())
+    assert model.training
+    assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
 
 def test_rounds_prune_geometrically_and_nest_and_the_count_is_exact() -> None:

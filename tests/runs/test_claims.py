@@ -4,21 +4,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pruning import claims
 from pruning.errors import UserError
+from pruning.runs import claims
+from pruning.runs.claims import PATIENCE, Claim
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
+HERE = claims.identity()
 
 RACER = """
 import sys, time
 from pathlib import Path
-from pruning import claims
+from pruning.runs import claims
 folder, claim = Path(sys.argv[1]), None
 print("ready", flush=True)
 for line in sys.stdin:
@@ -35,24 +37,24 @@ for line in sys.stdin:
 
 
 class Racer:
-    """A process of its own that takes claims when told."""
+    """A process of its own that takes claims on request."""
 
     def __init__(self, folder: Path) -> None:
         command = [sys.executable, "-c", RACER, str(folder)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
 
-    def say(self, line: str) -> None:
+    def send(self, line: str) -> None:
         assert self.process.stdin
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def hear(self) -> str:
+    def answer(self) -> str:
         assert self.process.stdout
         return self.process.stdout.readline().strip()
 
     def ask(self, line: str) -> str:
-        self.say(line)
-        return self.hear()
+        self.send(line)
+        return self.answer()
 
     def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
@@ -63,12 +65,13 @@ class Racer:
 def racers(folder: Path, count: int) -> Iterator[list[Racer]]:
     started = [Racer(folder) for _ in range(count)]
     try:
-        assert [racer.hear() for racer in started] == ["ready"] * count
+        assert [racer.answer() for racer in started] == ["ready"] * count
         yield started
     finally:
         for racer in started:
             racer.kill()
-            assert racer.process.stdin and racer.process.stdout
+            assert racer.process.stdin
+            assert racer.process.stdout
             racer.process.stdin.close(), racer.process.stdout.close()
 
 
@@ -76,174 +79,170 @@ def race(runners: list[Racer]) -> list[Racer]:
     """Let all take at the same moment; return the winners."""
     at = time.monotonic() + 0.05
     for racer in runners:
-        racer.say(f"take {at}")
-    return [racer for racer in runners if racer.hear() == "won"]
+        racer.send(f"take {at}")
+    return [racer for racer in runners if racer.answer() == "won"]
+
+
+def taken(folder: Path) -> Claim:
+    claim = claims.take(folder)
+    assert claim
+    return claim
+
+
+def holder(folder: Path) -> object:
+    return (claims.held(folder) or {}).get("pid")
 
 
 def elsewhere(folder: Path, age: float, **changes: object) -> Path:
     """Write a claim of a process on another machine, with its last heartbeat `age` seconds ago."""
     folder.mkdir(exist_ok=True)
     path = folder / "claim-1"
-    path.write_text(json.dumps(claims.identity() | {"host": "elsewhere"} | changes))
+    path.write_text(json.dumps(HERE | {"host": "elsewhere"} | changes))
     then = time.time() - age
     os.utime(path, (then, then))
     return path
 
 
-def test_of_eight_at_once_one_wins_and_each_dead_winner_is_followed_by_one(tmp_path):
-    """Eight race for a free step; then kill -9 the winner, seven race for a stale claim, and so on."""
+def test_one_of_all_that_race_wins_and_one_follows_each_winner(tmp_path: Path) -> None:
+    """Six race for a free step, then for one that was released, then for that of a winner killed by -9, and so on."""
     folder = tmp_path / "runs" / "step"
-    with racers(folder, 8) as running:
+    with racers(folder, 6) as running:
         left = list(running)
-        for number in range(1, 9):
-            began = time.monotonic()
-            winners = race(left)
-            assert len(winners) == 1
-            assert time.monotonic() - began < 5  # at once, not after PATIENCE
+        for number in range(1, 13):
+            (winner,) = race(left)
             assert claims.newest(folder) == number
-            assert claims.held(folder)["pid"] == winners[0].process.pid  # type: ignore[index]
-            assert race([racer for racer in left if racer is not winners[0]]) == []
-            winners[0].kill()
-            left.remove(winners[0])
+            assert holder(folder) == winner.process.pid
+            assert race([racer for racer in left if racer is not winner]) == []
+            if number % 2:
+                assert winner.ask("release") == "done"
+            else:
+                winner.kill()  # the next round finds it gone at once, not after PATIENCE
+                left.remove(winner)
+            assert claims.abandoned(folder) == (number % 2 == 0)
         assert claims.held(folder) is None
-    assert sorted(path.name for path in folder.iterdir()) == [f"claim-{i}" for i in range(1, 9)]
+    assert {path.name for path in folder.iterdir()} == {f"claim-{i}" for i in range(1, 13)}
 
 
-def test_many_races_for_what_was_released(tmp_path):
-    with racers(tmp_path, 6) as running:
-        for _ in range(15):
-            (winner,) = race(running)
-            assert winner.ask("release") == "done"
-        assert claims.newest(tmp_path) == 15
-
-
-def test_a_zombie_holds_nothing(tmp_path):
+def test_a_stopped_process_still_holds_and_a_zombie_does_not(tmp_path: Path) -> None:
     with racers(tmp_path, 1) as (racer,):
+        pid = racer.process.pid
         assert racer.ask("take") == "won"
+        os.kill(pid, signal.SIGSTOP)
         assert claims.take(tmp_path) is None
-        os.kill(racer.process.pid, signal.SIGKILL)
-        until = time.monotonic() + 10
-        while " Z " not in Path(f"/proc/{racer.process.pid}/stat").read_text() and time.monotonic() < until:
-            time.sleep(0.01)
-        assert claims.started(racer.process.pid) is None
-        claim = claims.take(tmp_path)
-        assert claim and claim.number == 2
-        claim.forget()
-
-
-def test_a_stopped_process_still_holds(tmp_path):
-    with racers(tmp_path, 1) as (racer,):
-        assert racer.ask("take") == "won"
-        os.kill(racer.process.pid, signal.SIGSTOP)
+        os.kill(pid, signal.SIGCONT)
         assert claims.take(tmp_path) is None
-        os.kill(racer.process.pid, signal.SIGCONT)
-        assert racer.ask("release") == "done"
-        claim = claims.take(tmp_path)
-        assert claim
-        claim.forget()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text())
+        assert claims.started(pid) is None
+        assert taken(tmp_path).number == 2
 
 
-def test_the_number_of_a_dead_process_may_be_used_again(tmp_path):
-    path = elsewhere(tmp_path, 0, host=claims.identity()["host"], started="1")  # our pid, but started at another time
-    assert claims.stale(path, time.time()) and claims.held(tmp_path) is None
+def wait_until(true: Callable[[], bool]) -> None:
+    while not true():
+        time.sleep(0.01)
+
+
+def test_the_number_of_a_dead_process_may_be_used_again(tmp_path: Path) -> None:
+    path = elsewhere(tmp_path, 0, host=HERE["host"], started="1")  # our pid, but started at another time
+    assert claims.stale(path, time.time())
+    assert claims.held(tmp_path) is None
 
 
 @pytest.mark.parametrize("key", ["host", "boot", "processes"])
-@pytest.mark.parametrize("age, free", [(0, False), (claims.PATIENCE - 5, False), (claims.PATIENCE + 5, True)])
-def test_a_holder_that_cannot_be_seen_is_gone_after_patience(tmp_path, key, age, free):
-    here = claims.identity()
-    elsewhere(tmp_path, age, **{"host": here["host"], key: "other", "pid": 2**22 + 1, "started": "1"})
+@pytest.mark.parametrize(("age", "free"), [(0, False), (PATIENCE - 5, False), (PATIENCE + 5, True)])
+def test_a_holder_that_cannot_be_seen_is_gone_after_patience(tmp_path: Path, key: str, age: float, free: bool) -> None:
+    elsewhere(tmp_path, age, **{"host": HERE["host"], key: "other", "pid": 2**22 + 1, "started": "1"})
     claim = claims.take(tmp_path)
     assert (claim is not None) == free
-    assert [p.name for p in tmp_path.glob(".claim-*")] == []
-    if claim:
-        assert claim.number == 2
-        claim.forget()
+    assert list(tmp_path.glob(".claim-*")) == []
+    assert claim is None or claim.number == 2
 
 
-def test_what_is_held_is_told(tmp_path):
+@pytest.mark.parametrize("content", ["", '{"host": "a', "\0" * 64])
+@pytest.mark.parametrize(("age", "free"), [(0, False), (2 * PATIENCE, True)])
+def test_a_claim_that_cannot_be_read_counts_by_its_age(tmp_path: Path, content: str, age: float, free: bool) -> None:
+    """As the crash of a machine can leave it: the name is there, the content is not."""
+    elsewhere(tmp_path, age).write_text(content)
+    os.utime(tmp_path / "claim-1", (time.time() - age,) * 2)
+    assert claims.describe(tmp_path) == "nobody"
+    assert (claims.take(tmp_path) is not None) == free
+
+
+def test_the_holder_is_described(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "none"):
+        assert (claims.newest(folder), claims.held(folder), claims.describe(folder)) == (0, None, "nobody")
+        assert not claims.abandoned(folder)
     elsewhere(tmp_path, 7, pid=42, job="1234")
-    holder = claims.held(tmp_path)
-    assert holder and (holder["host"], holder["pid"], holder["job"]) == ("elsewhere", 42, "1234")
-    assert 6 < holder["beat"] < 60
+    found = claims.held(tmp_path)
+    assert found
+    assert (found["host"], found["pid"], found["job"]) == ("elsewhere", 42, "1234")
+    assert 6 < found["beat"] < PATIENCE
     assert claims.describe(tmp_path) == "process 42 on elsewhere (SLURM job 1234)"
     elsewhere(tmp_path, 0, pid=42, job=None)
     assert claims.describe(tmp_path) == "process 42 on elsewhere"
-    elsewhere(tmp_path, 2 * claims.PATIENCE)
-    assert claims.held(tmp_path) is None and claims.describe(tmp_path) == "nobody"
+    elsewhere(tmp_path, 2 * PATIENCE)
+    assert (claims.held(tmp_path), claims.describe(tmp_path)) == (None, "nobody")
 
 
-def test_nobody_holds_what_nobody_claimed(tmp_path):
-    for folder in (tmp_path, tmp_path / "none"):
-        assert claims.newest(folder) == 0 and claims.held(folder) is None and claims.describe(folder) == "nobody"
+def test_a_job_is_named_as_squeue_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
+    for name in ("SLURM_JOB_ID", *array):
+        monkeypatch.delenv(name, raising=False)
+    assert claims.slurm_job() is None
+    monkeypatch.setenv("SLURM_JOB_ID", "9")
+    assert claims.slurm_job() == "9"
+    for name, value in array.items():
+        monkeypatch.setenv(name, value)
+    assert claims.identity()["job"] == "7_3"
 
 
-def test_taking_makes_the_folder_and_leaves_one_file(tmp_path):
+def test_taking_makes_the_folder_and_forgetting_removes_all(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
-    claim = claims.take(folder)
-    assert claim and claim.path == folder / "claim-1"
-    assert [path.name for path in folder.iterdir()] == ["claim-1"]
-    assert claims.held(folder)["pid"] == os.getpid()  # type: ignore[index]
-    assert claims.take(folder) is None  # not even this process twice
-    claim.check()
+    for number in (1, 2):
+        claim = taken(folder)
+        assert claim.path == folder / f"claim-{number}"
+        assert holder(folder) == os.getpid()
+        assert claims.take(folder) is None  # not even this process twice
+        claim.check()
+        claim.release()
+        assert claims.held(folder) is None
+    assert sorted(path.name for path in folder.iterdir()) == ["claim-1", "claim-2"]
+    claim = taken(folder)
+    (folder / ".claim-0123abcd").write_text("left by a killed process")
+    (folder / "result.json").write_text("{}")
     claim.forget()
+    assert [path.name for path in folder.iterdir()] == ["result.json"]
 
 
-def test_released_is_free_at_once(tmp_path):
-    first = claims.take(tmp_path)
-    assert first
-    first.release()
-    assert claims.held(tmp_path) is None
-    second = claims.take(tmp_path)
-    assert second and second.number == 2
-    second.forget()
-
-
-def test_who_lost_the_claim_hears_of_it(tmp_path):
-    claim = claims.take(tmp_path)
-    assert claim
+def test_who_lost_the_claim_is_stopped(tmp_path: Path) -> None:
+    claim = taken(tmp_path)
     claim.check()
-    elsewhere(tmp_path, 2 * claims.PATIENCE)  # as others see us when we hang
+    elsewhere(tmp_path, 2 * PATIENCE)  # as others see us when we hang
     with racers(tmp_path, 1) as (racer,):
         assert racer.ask("take") == "won"
-        text = f"{tmp_path.name} was taken over by process {racer.process.pid} on {claims.identity()['host']}"
+        text = f"{tmp_path.name} was taken over by process {racer.process.pid} on {HERE['host']}"
         with pytest.raises(claims.LostClaim) as caught:
             claim.check()
         assert str(caught.value).startswith(text)
         claim.release()  # which takes nothing from the new holder
-        assert claims.take(tmp_path) is None and racer.ask("check") == "done"
+        assert claims.take(tmp_path) is None
+        assert racer.ask("check") == "done"
 
 
-def test_forget_removes_all(tmp_path):
-    for _ in range(3):
-        claim = claims.take(tmp_path)
-        assert claim
-        claim.release()
-    claim = claims.take(tmp_path)
-    assert claim
-    (tmp_path / ".claim-0123abcd").write_text("left by a killed process")
-    (tmp_path / "result.json").write_text("{}")
-    claim.forget()
-    assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
-
-
-def test_the_heart_beats_until_the_end(tmp_path, monkeypatch):
+def test_the_heart_beats_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "BEAT", 0.02)
-    claim = claims.take(tmp_path)
-    assert claim
+    claim = taken(tmp_path)
 
-    def beats() -> bool:
+    def wait_for_a_beat() -> None:
         os.utime(claim.path, (1000, 1000))
-        until = time.monotonic() + 2
-        while (old := claim.path.stat().st_mtime == 1000) and time.monotonic() < until:
-            time.sleep(0.01)
-        return not old
+        wait_until(lambda: claim.path.stat().st_mtime != 1000)
 
-    assert beats()
-    (content := claim.path.read_bytes()), claim.path.unlink()
+    wait_for_a_beat()
+    content = claim.path.read_bytes()
+    claim.path.unlink()
     time.sleep(0.1)  # the disk is away for some beats
     claim.path.write_bytes(content)
-    assert beats()
+    wait_for_a_beat()
     claim.release()
     time.sleep(0.05)
     os.utime(claim.path, (1000, 1000))
@@ -251,11 +250,9 @@ def test_the_heart_beats_until_the_end(tmp_path, monkeypatch):
     assert claim.path.stat().st_mtime == 1000
 
 
-def test_the_holder_may_forget_while_another_takes(tmp_path, monkeypatch):
+def test_the_holder_may_forget_while_another_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The step was done just then: look again, as when the claim is held; not an error."""
-    claim = claims.take(tmp_path)
-    assert claim
-    newest = claims.newest
+    claim, newest = taken(tmp_path), claims.newest
 
     def meanwhile(folder: Path) -> int:
         number = newest(folder)
@@ -264,23 +261,10 @@ def test_the_holder_may_forget_while_another_takes(tmp_path, monkeypatch):
 
     monkeypatch.setattr(claims, "newest", meanwhile)
     assert claims.take(tmp_path) is None
-    assert [path.name for path in tmp_path.iterdir()] == []
+    assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("content", ["", '{"host": "a', "\0" * 64])
-@pytest.mark.parametrize("age, free", [(0, False), (2 * claims.PATIENCE, True)])
-def test_a_claim_that_cannot_be_read_counts_by_its_age(tmp_path, content, age, free):
-    """As the crash of a machine can leave it: the name is there, the content is not."""
-    elsewhere(tmp_path, age).write_text(content)
-    os.utime(tmp_path / "claim-1", (time.time() - age,) * 2)
-    assert claims.describe(tmp_path) == "nobody" or not free
-    claim = claims.take(tmp_path)
-    assert (claim is not None) == free
-    if claim:
-        claim.forget()
-
-
-def test_a_place_that_cannot_be_written_is_told(tmp_path):
+def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("I am a file")
     for place, reason in [("file/step", "Not a directory"), ("file", "File exists")]:
         with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):

@@ -46,7 +46,11 @@ class FakeWandb(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.environment = {"WANDB_MODE": "", "WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0123456789" * 4}
+        self.environment: dict[str, Any] = {
+            "WANDB_MODE": "",
+            "WANDB_BASE_URL": self.url,
+            "WANDB_API_KEY": "0123456789" * 4,
+        }
         self.runs: dict[str, TrackedRun] = {}
         self.artifacts: dict[str, Json] = {}  # by id: what CreateArtifact was given, and whether it is committed
         self.uploads: dict[str, bytes] = {}  # by path
@@ -198,7 +202,8 @@ class Requests(BaseHTTPRequestHandler):
     def answer(self, content: bytes) -> Json:
         if self.path == "/graphql":
             asked = json.loads(content)
-            return {"data": Operations(self.server).answer(asked["operationName"], asked["variables"])}
+            name = asked.get("operationName") or asked["query"].split("(")[0].split()[-1]
+            return {"data": Operations(self.server).answer(name, asked.get("variables") or {})}
         if self.path.endswith("/file_stream"):  # /files/ENTITY/PROJECT/RUN/file_stream
             self.server.runs[self.path.split("/")[-2]].stream(json.loads(content))
             return {"exitcode": None, "limits": {}}

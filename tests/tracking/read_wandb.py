@@ -1,4 +1,4 @@
-"""Read what an offline run has written, a .wandb file (records in LevelDB's log format), and tell epochs from other rows."""
+"""Read the .wandb file that an offline run has written: records in LevelDB's log format."""
 
 import json
 import struct
@@ -11,7 +11,7 @@ BLOCK, HEADER = 32768, 7
 
 def records(path: Path) -> Iterator[Any]:
     """Yield the records; a torn one at the end, of a run that was killed, is left out."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2 as wandb
 
     data, position, parts = path.read_bytes(), HEADER, b""
     assert data[:4] == b":W&B", "not a .wandb file"
@@ -26,7 +26,7 @@ def records(path: Path) -> Iterator[Any]:
             return
         parts = part if kind in (1, 2) else parts + part
         if kind in (1, 4):
-            yield Record.FromString(parts)
+            yield wandb.Record.FromString(parts)
 
 
 def history(path: Path) -> list[dict[str, Any]]:

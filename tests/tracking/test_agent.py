@@ -1,17 +1,19 @@
 """Sweeps and W&B, with the real wandb client and its agent."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from pruning.runs import Run, claims, every
 from tests.commands import ROOT, Command
-from tests.helpers import result, slow
+from tests.helpers import by_stage, result, slow
 from tests.tracking.fake_wandb import SWEEP, FakeWandb
 from tests.tracking.read_wandb import epochs
 
@@ -41,7 +43,8 @@ def test_a_sweep_is_one_group_with_no_epoch_twice_after_a_worker_was_killed(
     done = command(*sweep, **wandb_server.environment)
     assert (done.returncode, done.stderr) == (0, "")
     runs = by_id(command.runs)
-    assert len(runs) == 1 + 2 + 2 and set(wandb_server.runs) == set(runs)
+    assert len(runs) == 1 + 2 + 2
+    assert set(wandb_server.runs) == set(runs)
     (record,) = (command.runs / ".sweeps").glob("*.json")
     for id, run in runs.items():
         seen = wandb_server.runs[id]
@@ -60,7 +63,7 @@ def test_with_the_server_dead_the_sweep_finishes(command: Command, small: Small)
 
 
 def is_cell(server: FakeWandb, name: str, step: Run) -> None:
-    """The run that the agent has reserved has the result of the last step; the steps have their own, in the sweep's group."""
+    """The run that the agent reserved must have the result of `step`; the steps their own runs, in the sweep's group."""
     cell = server.runs[name]
     assert (cell.about["sweep"], cell.about["jobType"]) == (SWEEP, "cell")
     assert cell.config["step"]["value"] == result(step)["id"]
@@ -91,15 +94,14 @@ def test_an_agent_of_a_wandb_sweep_runs_main(
     for name, value in {**wandb_server.environment, "WANDB_DIR": str(tmp_path), "OMP_NUM_THREADS": "1"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("WANDB_MODE")
-    sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "ratios.yaml").read_text())
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / "wandb" / "ratios.yaml"), resolve=False)
     fixed = dict(word.split("=", 1) for word in (*small, f"env.runs={tmp_path / 'runs'}", f"env.data={tmp_path}"))
     sweep["parameters"] |= {key: {"value": value} for key, value in fixed.items()}
-    (tmp_path / "sweep.yaml").write_text(yaml.safe_dump(sweep))
+    (tmp_path / "sweep.yaml").write_text(json.dumps(sweep))  # is YAML too
     wandb_server.cells = [{"prune.percent": 0.3, "seed": 0, **fixed}]
     for words in (["sweep", tmp_path / "sweep.yaml"], ["agent", "--count", "1", SWEEP]):
         done = subprocess.run([tools / "wandb", *words], cwd=ROOT, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
-    assert len(by_id(tmp_path / "runs")) == 3
-    is_cell(
-        wandb_server, "cell0", next(run for run in every(tmp_path / "runs") if run.path.name.startswith("finetune"))
-    )
+    steps = by_stage(tmp_path / "runs")
+    assert len(steps) == 3
+    is_cell(wandb_server, "cell0", steps["finetune"])

@@ -42,7 +42,8 @@ def test_offline_each_step_is_one_run_with_the_rows_and_the_result(
     running.wait()
     done = command(*small, *PRUNED, WANDB_MODE="", HOME=str(tmp_path))  # no mode and no key: offline, and never asks
     assert (done.returncode, done.stderr) == (0, "")
-    assert "W&B" not in done.stdout and "wandb" not in done.stdout.lower().replace(str(tmp_path).lower(), "")
+    assert "W&B" not in done.stdout
+    assert "wandb" not in done.stdout.lower().replace(str(tmp_path).lower(), "")
     for run in by_stage(command.runs).values():
         log = offline_file(command.runs, run)
         assert epochs(history(log)) == run.rows()
@@ -69,7 +70,9 @@ def test_online_a_step_is_a_run_under_its_own_id_and_whole_after_a_kill(
         assert epochs(seen.history) == run.rows()
         assert {key: seen.summary.get(key) for key in told(run)} == told(run)
         assert seen.exit_code == 0
-        assert "picture" in seen.summary and ("layers" in seen.summary) == (stage == "prune")
+        assert seen.summary.keys() & {"picture", "layers"} == (
+            {"picture", "layers"} if stage == "prune" else {"picture"}
+        )
         assert (run.path / "picture.png").read_bytes() in wandb_server.uploads.values()
         model = wandb_server.artifact(f"model-{result(run)['id']}")
         assert json.loads(model["metadata"])["parent"] == result(run)["parent"]
@@ -84,7 +87,8 @@ class Refusing(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         self.send_error(403)
 
-    do_GET = do_POST
+    def do_GET(self) -> None:
+        self.send_error(403)
 
     def log_message(self, *_: object) -> None:
         """Print nothing."""
@@ -105,7 +109,7 @@ def test_a_server_that_refuses_is_asked_once_and_stops_nothing(command: Command,
     assert all(line.startswith("Failed to export ") for line in done.stderr.splitlines())
     assert sum("W&B" in line for line in done.stdout.splitlines()) == 1
     runs = by_stage(command.runs)
-    assert len(runs["train"].rows()) == 3 and runs["prune"].done
+    assert (len(runs["train"].rows()), runs["prune"].done) == (3, True)
     for run in runs.values():
         assert epochs(history(offline_file(command.runs, run))) == run.rows()
 
@@ -145,5 +149,6 @@ def test_a_tracker_that_fails_says_so_once(tmp_path: Path) -> None:
     failing.finish({"parent": None}, [], None, tmp_path / "model")
     failing.row({"epoch": 2})
     failing.close()
-    assert len(notes) == 1 and notes[0].startswith("W&B has failed, the local record goes on alone: ")
+    (note,) = notes
+    assert note.startswith("W&B has failed, the local record goes on alone: ")
     assert type(tracker({"mode": "disabled"}, about, [], tmp_path, notes.append)) is Tracker
