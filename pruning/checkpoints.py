@@ -24,6 +24,7 @@ from pruning.files import write_whole
 from pruning.masks import Mask, prunable
 
 PREFIX = "mask/"
+MODEL = "model.safetensors"  # in the directory of a run
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def snapshot(model: nn.Module) -> dict[str, Tensor]:
 def load(path: Path | str) -> Checkpoint:
     """Read a file that `Checkpoint.save` wrote, or the one in a run's directory; UserError if it is none."""
     path = Path(path)
-    path = path / "model.safetensors" if path.is_dir() else path
+    path = path / MODEL if path.is_dir() else path
     try:
         with safe_open(path, framework="pt") as file:
             about = json.loads((file.metadata() or {})["pruning"])
@@ -106,8 +107,9 @@ def load_original(path: Path, arch: str, num_classes: int) -> Checkpoint:
 
 def load_as(path: Path, arch: str, num_classes: int) -> Checkpoint:
     """Read either kind of file and check it against that network; UserError names the first differences."""
+    given, path = path, path / MODEL if path.is_dir() else path
     if not path.is_file():
-        raise UserError(f"path={path}: no such file, and no run has that id", "path")
+        raise UserError(f"path={given}: no such file, and no run has that id", "path")
     with path.open("rb") as file:
         head = file.read(9)
     found = load(path) if head[8:9] == b"{" else load_original(path, arch, num_classes)

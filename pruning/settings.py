@@ -45,6 +45,7 @@ class Settings:
     """Common to all settings; `options` holds what the chosen functions take beyond the fields."""
 
     KEYS: ClassVar[Mapping[str, str]] = {}  # fields that have another name in the config
+    ADVICE: ClassVar[str] = ""  # what else can be done where a setting is missing
 
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
@@ -54,11 +55,9 @@ class Settings:
         return {}
 
     @classmethod
-    def offered(cls, chosen: Mapping[str, Any]) -> dict[str, inspect.Parameter]:
-        """Return the keyword-only parameters of all functions; of equal ones those of the `chosen` (axis: name)."""
-        axes = cls.axes().items()
-        functions = [function for _, offer in axes for function in offer.values()]
-        functions += [offer[chosen[axis]] for axis, offer in axes if chosen[axis] in offer]
+    def offered(cls) -> dict[str, inspect.Parameter]:
+        """Return the keyword-only parameters of all functions, chosen or not."""
+        functions = (function for offer in cls.axes().values() for function in offer.values())
         return {key: parameter for function in functions for key, parameter in keywords(function)}
 
     @classmethod
@@ -70,43 +69,48 @@ class Settings:
         if not isinstance(node, Mapping):
             raise UserError(f"{name} must be a group of settings, got {node!r}", name)
         fields = {cls.KEYS.get(f.name, f.name): f for f in own_fields(cls)}
-        chosen = {f.name: node.get(key, f.default) for key, f in fields.items() if f.name in cls.axes()}
-        others = {key: p for key, p in cls.offered(chosen).items() if key not in fields}
-        known = fields.keys() | others.keys()
+        others = cls.offered().keys() - fields.keys()
         for key in node:
-            if not known:
+            if not fields and not others:
                 raise UserError(f"{name} has no settings, got {key!r}", name)
-            check_choice(f"a setting of {name}", key, known)
+            check_choice(f"a setting of {name}", key, fields.keys() | others)
         for key, f in fields.items():
             if f.default is MISSING and f.default_factory is MISSING and node.get(key) in (None, "???"):
-                raise UserError(f"{name}.{key} is not set: give {name}.{key}=... or choose a recipe", f"{name}.{key}")
-        hints = get_type_hints(cls, include_extras=True)
-        kinds = {key: hints[f.name] for key, f in fields.items()} | {key: p.annotation for key, p in others.items()}
-        values = {key: value_of(f"{name}.{key}", value, kinds[key]) for key, value in node.items()}
+                raise UserError(f"{name}.{key} is not set: give {name}.{key}=...{cls.ADVICE}", f"{name}.{key}")
+        given = {f.name: node[key] for key, f in fields.items() if key in node}
+        whole: Any = cls
+        for key, kind in field_kinds(whole).items():
+            if key in given and isinstance(kind, type) and issubclass(kind, Settings):
+                given[key] = kind.read(given[key], f"{name}.{key}")
         with naming(name, cls.KEYS):
-            given = {f.name: values[key] for key, f in fields.items() if key in values}
-            return cls(**given, options={key: values[key] for key in others if key in values})
+            return cls(**given, options={key: node[key] for key in others if key in node})
 
     def __post_init__(self) -> None:
-        """Check choices and ranges; UserErrors name the field."""
-        for name, functions in self.axes().items():
-            check_choice(name, getattr(self, name), functions)
-        for f in own_fields(type(self)):
-            check_range(f.name, getattr(self, f.name), f.metadata)
-        known = self.offered(self.chosen)
+        """Check types, choices and ranges; UserErrors name the field."""
+        kind: Any = type(self)
+        for f in own_fields(kind):
+            value = value_of(f.name, getattr(self, f.name), field_kinds(kind)[f.name])
+            check_range(f.name, value, f.metadata)
+            object.__setattr__(self, f.name, value)
+        for axis, functions in self.axes().items():
+            check_choice(axis, getattr(self, axis), functions)
+        options = {}
         for key, value in self.options.items():
-            check_choice(f"a setting of {type(self).__name__}", key, known)
-            for limited in get_args(known[key].annotation)[1:]:  # Annotated[float, limits(...)]
-                check_range(key, value, limited)
-        for axis, name in self.chosen.items():
+            kind = self.parameters[check_choice(f"a setting of {type(self).__name__}", key, self.parameters)].annotation
+            options[key] = value_of(key, value, kind)
+            for limited in get_args(kind)[1:]:  # Annotated[float, limits(...)]
+                check_range(key, options[key], limited)
+        object.__setattr__(self, "options", options)
+        for axis in self.axes():
             for key, value in self.arguments(axis).items():
                 if value is inspect.Parameter.empty:
-                    raise UserError(f"{key} must be given for {axis}={name}", key)
+                    raise UserError(f"{key} must be given for {getattr(self, axis)}", key)
 
     @property
-    def chosen(self) -> dict[str, str]:
-        """The name that each axis has."""
-        return {axis: getattr(self, axis) for axis in self.axes()}
+    def parameters(self) -> dict[str, inspect.Parameter]:
+        """The keyword-only parameters of all functions; of equal names, those of a chosen function."""
+        chosen = [functions[getattr(self, axis)] for axis, functions in self.axes().items()]
+        return self.offered() | {key: parameter for function in chosen for key, parameter in keywords(function)}
 
     def values(self) -> dict[str, Any]:
         """Return all settings by field, with the options beside them."""
@@ -115,16 +119,16 @@ class Settings:
     def arguments(self, axis: str) -> dict[str, Any]:
         """Return the keyword arguments of the function that the field `axis` chooses."""
         values = self.values()
-        function = self.axes()[axis][self.chosen[axis]]
+        function = self.axes()[axis][getattr(self, axis)]
         return {key: values.get(key, parameter.default) for key, parameter in keywords(function)}
 
     def idle(self) -> set[str]:
         """Return the settings that decide nothing, given the others."""
-        return self.offered(self.chosen).keys() - {key for axis in self.axes() for key in self.arguments(axis)}
+        return self.offered().keys() - {key for axis in self.axes() for key in self.arguments(axis)}
 
     def non_defaults(self) -> dict[str, Any]:
         """Return the settings that decide something and differ from neutral, as plain values under their keys."""
-        defaults = {key: parameter.default for key, parameter in self.offered(self.chosen).items()}
+        defaults = {key: parameter.default for key, parameter in self.parameters.items()}
         defaults |= {f.name: f.default for f in own_fields(type(self))}
         idle = self.idle()
         found = {key: value for key, value in self.values().items() if key not in idle and value != defaults[key]}
@@ -134,6 +138,12 @@ class Settings:
 def own_fields(kind: Any) -> list[dataclasses.Field[Any]]:
     """Return the fields of a kind of settings, without `options`."""
     return [f for f in dataclasses.fields(kind) if f.name != "options"]
+
+
+@cache
+def field_kinds(kind: Any) -> dict[str, Any]:
+    """Return the type of each field, resolved."""
+    return get_type_hints(kind, include_extras=True)
 
 
 @cache  # a sweep asks for the same few functions thousands of times
@@ -151,7 +161,7 @@ def keywords(function: Callable[..., Any]) -> tuple[tuple[str, inspect.Parameter
 def value_of(name: str, value: Any, kind: Any) -> Any:
     """Return `value` as `kind` without guessing, else raise a UserError.
 
-    A kind is int, float, bool, str, Path, a kind of settings, a tuple of one of them, or one of them or None.
+    A kind is int, float, bool, str, Path, Mapping, a kind of settings, a tuple of one of them, or one of them or None.
     """
     if get_origin(kind) is Annotated:
         kind = get_args(kind)[0]
@@ -167,13 +177,15 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
         if isinstance(value, Mapping):
             return dict(value)
         raise UserError(f"{name} must be a group of settings like {{a: 1}}, got {value!r}", name)
-    if isinstance(kind, type) and issubclass(kind, Settings):
+    if isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind):
         return kind.read(value, name)
     if kind is Path and isinstance(value, (str, Path)):
         return Path(value).expanduser()
-    if type(value) is not kind and not (kind is float and type(value) is int):
-        raise UserError(f"{name} must be {WORDS[kind]}, got {value!r}", name)
-    return kind(value)
+    if type(value) is kind:
+        return value
+    if kind is float and type(value) is int:
+        return float(value)
+    raise UserError(f"{name} must be {WORDS.get(kind, kind.__name__)}, got {value!r}", name)
 
 
 def check_range(name: str, value: Any, limited: Mapping[str, Any]) -> None:

@@ -2,10 +2,13 @@
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor
 
 from pruning.runs import Result, Run, every
 
@@ -57,3 +60,8 @@ def models(runs: Path) -> dict[str, bytes]:
 def stamps(runs: Path) -> dict[Path, int]:
     """Return when each file was last written, less the record of what was asked for."""
     return {path: path.stat().st_mtime_ns for path in runs.rglob("*") if ".sweeps" not in path.parts}
+
+
+def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Return whether two masks or state dicts hold the same names in the same order, and the same values."""
+    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)

@@ -74,7 +74,7 @@ def allocate(total: int, sizes: Sequence[int], least: Sequence[int]) -> list[int
 
 def fit(model: nn.Module, data: Data, recipe: TrainRecipe, mask: Mapping[str, Tensor]) -> None:
     """Train on the CPU in fp32 with seed 0: torch's own optimizer, the mask put on by hand after each step."""
-    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = model.to(memory_format=torch.channels_last)
     common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
     optimizer: Optimizer
     if recipe.optimizer == "sgd":

@@ -2,6 +2,7 @@ import hashlib
 import json
 import os
 import pickle
+import re
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -79,17 +80,11 @@ def test_round_trip_to_the_bit(tmp_path: Path, sparsity: float) -> None:
         assert same(found.mask, written.mask)
         assert replace(found, weights={}, mask={}) == replace(written, weights={}, mask={})
     assert [path.name for path in tmp_path.iterdir()] == ["model.safetensors"]
-
-
-def test_the_file_says_what_it_is_to_safetensors_alone(tmp_path: Path) -> None:
-    written = checkpoint()
-    written.save(tmp_path / "m")
-    with safetensors.safe_open(tmp_path / "m", framework="pt") as file:
+    with safetensors.safe_open(path, framework="pt") as file:  # without this program
         about = json.loads(file.metadata()["pruning"])
     assert about == {"arch": "resnet20", "num_classes": 10, "normalisation": NORMALISATION}
-    tensors = safetensors.torch.load_file(tmp_path / "m")
-    assert tensors.keys() == set(written.weights) | {f"mask/{name}" for name in written.mask}
-    assert all(tensors[f"mask/{name}"].dtype == torch.bool for name in written.mask)
+    masked = {f"mask/{name}": keep for name, keep in written.mask.items()}
+    assert same(safetensors.torch.load_file(path), written.weights | masked)
 
 
 def test_a_snapshot_is_apart_from_its_network_and_makes_another(tmp_path: Path) -> None:
@@ -228,8 +223,7 @@ def test_a_file_cannot_run_code(tmp_path: Path, kind: str) -> None:
 
 def test_a_pickled_network_is_refused(tmp_path: Path) -> None:
     torch.save(network(), tmp_path / "m")
-    text = "cannot be read as a checkpoint: Unsupported global: GLOBAL pruning.archs.resnet.ResNet was not an allowed "
-    assert text in refusal(tmp_path / "m")
+    assert "read as a checkpoint: Unsupported global: GLOBAL pruning.archs.resnet.ResNet was" in refusal(tmp_path / "m")
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
@@ -240,12 +234,9 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
         original(network(), path, _use_new_zipfile_serialization=zipped)
         wholes.append(path.read_bytes())
     for whole in wholes:
-        ends = [0, 1, 2, 7, 8, 9, 10, 100, 1000, len(whole) // 2, len(whole) - 1]
-        for end in [*ends, *chance.integers(len(whole), size=5).tolist()]:
+        for end in [0, 1, 2, 7, 8, 9, 10, 100, 1000, len(whole) - 1, *chance.integers(len(whole), size=6).tolist()]:
             path.write_bytes(whole[:end])
-            text = refusal(path)
-            assert "cannot be read as a checkpoint" in text
-            assert "truncated" in text
+            assert re.search("cannot be read as a checkpoint: .*truncated", refusal(path))
 
 
 def test_nonsense_is_refused(tmp_path: Path) -> None:
@@ -279,13 +270,11 @@ def test_a_foreign_safetensors_is_refused(tmp_path: Path, metadata: dict[str, st
     assert "was not written by this program: its metadata do not name the architecture" in refusal(tmp_path / "m")
 
 
-@pytest.mark.parametrize(("arch", "num_classes"), [("resnet32", 10), ("resnet20", 100)])
-def test_another_network_of_ours_is_refused(tmp_path: Path, arch: str, num_classes: int) -> None:
-    checkpoint(arch, num_classes).save(tmp_path / "m")
-    assert refusal(tmp_path / "m") == (
-        f"path={tmp_path / 'm'} holds {arch} for {num_classes} classes, not resnet20 for 10; "
-        f"give arch={arch} and its dataset"
-    )
+def test_another_network_of_ours_is_refused(tmp_path: Path) -> None:
+    for arch, num_classes in [("resnet32", 10), ("resnet20", 100)]:
+        checkpoint(arch, num_classes).save(tmp_path / "m")
+        text = f"holds {arch} for {num_classes} classes, not resnet20 for 10; give arch={arch} and its dataset"
+        assert refusal(tmp_path / "m") == f"path={tmp_path / 'm'} {text}"
 
 
 @pytest.mark.parametrize("ours", [True, False], ids=["ours", "original"])
@@ -311,12 +300,3 @@ def test_weights_that_do_not_fit_are_named(
     else:
         torch.save({"state_dict": weights}, tmp_path / "m")
     assert refusal(tmp_path / "m") == f"path={tmp_path / 'm'} does not fit arch=resnet20 with 10 classes: {text}"
-
-
-@pytest.mark.parametrize(
-    ("arch", "text"), [("resnet32", "layer1.3.conv1.weight is"), ("vgg16", "conv1.weight is miss")]
-)
-def test_originals_of_another_network_are_refused(tmp_path: Path, arch: str, text: str) -> None:
-    original(network(arch), tmp_path / "m")
-    assert f"does not fit arch=resnet20 with 10 classes: {text}" in refusal(tmp_path / "m")
-    (tmp_path / "m").unlink()

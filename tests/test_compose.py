@@ -1,18 +1,26 @@
 import re
+import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hydra import initialize_config_dir
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from hydra_plugins.pruning_hydra import compose
+from hydra_plugins.pruning_hydra.launchers import PlanLauncher
 from hydra_plugins.pruning_hydra.messages import explain
+from pruning.pipeline.sweep import Sweep
 from tests.commands import ROOT, Command
+from tests.helpers import slow, stamps
+from tests.pipeline.made import place
 
 Jobs = list[list[str]]
 
@@ -37,17 +45,11 @@ class Hydra:
         return OmegaConf.to_container(whole, resolve=True)
 
 
-@contextmanager
-def initialised() -> Iterator[Hydra]:
+@pytest.fixture(scope="module")
+def hydra() -> Iterator[Hydra]:
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         yield Hydra(GlobalHydra.instance().config_loader())
-
-
-@pytest.fixture(scope="module")
-def hydra() -> Iterator[Hydra]:
-    with initialised() as hydra:
-        yield hydra
 
 
 SWEEPS: dict[str, Jobs] = {
@@ -77,7 +79,12 @@ SWEEPS: dict[str, Jobs] = {
         ["+sweep=smoke", "seed=4"],
     ],
     "deleted": [["~finetune.momentum", "finetune.lr=3"], ["~env.wandb.project"]],
-    "groups": [["arch=vgg16"], ["arch=resnet56", "prune=random"], ["stage=train"], ["stage=prune", "arch=resnet20"]],
+    "groups": [
+        ["arch=vgg16"],
+        ["arch=resnet56", "prune=random"],
+        ["levels=iterative", "levels.count=5"],
+        ["stage=prune"],
+    ],
     "a dataset brings its recipe": [
         ["dataset=digits"],
         ["dataset=cifar10", "train.epochs=2"],
@@ -141,37 +148,76 @@ def test_hydra_works_once_for_each_choice_of_groups(hydra: Hydra, monkeypatch: p
     ],
 )
 def test_an_unknown_key_in_one_cell_is_named(hydra: Hydra, wrong: str, message: str) -> None:
-    with pytest.raises(Exception) as caught:
+    with pytest.raises((HydraException, OmegaConfBaseException)) as caught:
         hydra.ours([["seed=0"], ["seed=1", "prune.percent=0.3"], ["seed=2", wrong]])
     assert re.fullmatch(message.replace("?", r"\?"), explain(caught.value))
 
 
-REFUSED = {
-    "a wrong value in the last cell": (
-        ["prune.percent=0.3,0.5,30"],
-        r"prune.percent must be in \[0, 1\), got 30; did you mean 0.3\?",
-    ),
-    "a wrong type in one cell": (["seed=0,x,2"], "seed must be a whole number, got 'x'"),
-    "a key that only one dataset has": (
-        ["dataset=image_folder,digits", "dataset.root=."],
-        "dataset.root: there is no such key; allowed are name, val_fraction, pad, flip",
-    ),
-    "an unknown option in one cell": (
-        ["prune=magnitude,randm"],
-        r"prune=randm: there is no such option; prune must be one of magnitude, random; did you mean random\?",
-    ),
-    "an unknown key": (["sead=3,4"], r"sead: there is no such key; allowed are .*; did you mean seed\?"),
-    "cells in different places": (
-        ["env.threads=1,2", "seed=0,1"],
-        "env.threads must be the same in all cells of a sweep, got 1 and 2",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", REFUSED)
-def test_what_is_wrong_in_one_cell_is_refused_before_the_first(command: Command, name: str) -> None:
-    overrides, message = REFUSED[name]
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["prune.percent=0.3,0.5,30"], r"prune.percent must be in \[0, 1\), got 30; did you mean 0.3\?"),
+        (
+            ["prune=magnitude,randm"],
+            r"prune=randm: there is no such option; prune must be one of magnitude, random; did you mean random\?",
+        ),
+        (["env.threads=1,2", "seed=0,1"], "env.threads must be the same in all cells of a sweep, got 1 and 2"),
+    ],
+)
+def test_what_is_wrong_in_one_cell_is_refused_before_the_first(
+    command: Command, overrides: list[str], message: str
+) -> None:
     done = command(*overrides, "-m")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(f"error: {message}\n", done.stderr)
     assert not command.runs.exists()
+
+
+# size
+
+FILES = ("posix", "io", "_io", "nt")  # the modules of what asks the operating system for files
+
+
+def counted(action: Callable[[], Any]) -> Counter[str]:
+    """Return how many functions `action` calls, and how many of them for files."""
+    counts: Counter[str] = Counter(calls=0, files=0)
+
+    def look(_frame: Any, event: str, called: Any) -> None:
+        counts["calls"] += event in ("call", "c_call")
+        counts["files"] += event == "c_call" and called.__module__ in FILES
+
+    before = sys.getprofile()
+    sys.setprofile(look)
+    try:
+        action()
+    finally:
+        sys.setprofile(before)
+    return counts
+
+
+@pytest.mark.parametrize(("there", "sizes"), [("done", (10, 20)), pytest.param("missing", (40, 80), marks=slow)])
+def test_the_work_of_planning_grows_with_the_cells_and_writes_nothing(
+    hydra: Hydra, tmp_path: Path, capsys: pytest.CaptureFixture[str], there: str, sizes: tuple[int, int]
+) -> None:
+    runs = tmp_path / "runs"
+    launcher = PlanLauncher()
+    launcher.context, launcher.config = hydra.context, hydra.master
+    found: list[Counter[str]] = []
+    for percents in (1, *sizes):  # the first fills caches
+        jobs = [
+            [f"env.runs='{runs}'", "env.device=cpu", f"prune.percent={p / 1000}", f"seed={s}"]
+            for p in range(percents)
+            for s in range(5)
+        ]
+        if there == "done":
+            for one in Sweep.from_cells(hydra.ours(jobs)).steps:
+                place(runs, one, rows=one.epochs, result={"epochs": one.epochs, "seconds": 1.0}).write_config(one, {})
+        before = stamps(tmp_path)
+        found.append(counted(lambda jobs=jobs: launcher.launch(jobs, 0)))  # type: ignore[misc]
+        assert stamps(tmp_path) == before
+        cells, steps = 5 * percents, 5 + 2 * 5 * percents
+        counts = f"steps: {steps} (5 train, {cells} prune, {cells} finetune); {steps} {there}"
+        assert counts in capsys.readouterr().out
+    _, small, large = found
+    assert 0 < large["files"] <= 2.1 * small["files"]
+    assert large["calls"] <= 2.1 * small["calls"]

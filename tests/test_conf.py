@@ -1,165 +1,152 @@
 import itertools
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra.utils
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from pruning.criteria import CRITERIA
-from pruning.recipes import RECIPES
 
-from pruning import archs, data, plan
-from pruning.runs import Env, Step
+from pruning import archs
+from pruning.data import DATASETS
+from pruning.env import Env
+from pruning.errors import UserError
+from pruning.masks import CRITERIA, Levels
+from pruning.pipeline import plan
+from pruning.runs import Step
+from pruning.settings import Settings
+from pruning.stages import STAGES, PruneRecipe
+from pruning.training import TrainRecipe
+from tests.commands import ROOT
+from tests.pipeline.made import composed
 
-CONF = Path(__file__).parents[1] / "conf"
-NAMES = ("dataset", "arch", "stage", "prune", "recipe")
-GROUPS = {group: sorted(path.stem for path in (CONF / group).glob("*.yaml")) for group in NAMES}
-NO_FILES = ("digits", "cifar10", "cifar100")
-CHAINS = {"train": ["train"], "prune": ["train", "prune"], "finetune": ["train", "prune", "finetune"]}
+CONF = ROOT / "conf"
 EPOCHS = {"quick": (8, 5), "original": (300, 40), "rethinking": (160, 40)}
 OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", "image_folder": "original"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def hydra_reads_conf() -> Iterator[None]:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        yield
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    """Return what main.run gets."""
-    config = OmegaConf.to_container(compose("config", overrides=list(overrides)), resolve=True)
-    assert isinstance(config, dict)
-    return config  # type: ignore[return-value]
+GROUPS = {
+    "arch": [*archs.ARCHS],
+    "dataset": [*DATASETS],
+    "fit": ["neutral"],
+    "levels": ["iterative", "one_shot"],
+    "prune": [*CRITERIA],
+    "recipe": [*EPOCHS],
+    "stage": [*plan.RESULTS, "status"],
+}
 
 
 def steps(*overrides: str) -> list[Step]:
     config = composed(*overrides)
-    return plan.chain(config, Env.of(config["env"]), precision=lambda wanted: "fp32")
+    return plan.chain(config, Env.from_config(config["env"]), lambda wanted: "fp32")
 
 
-PAIRS = [
-    (f"{a}={x}", f"{b}={y}")
-    for a, b in [*itertools.product(["dataset"], ["arch", "stage", "prune", "recipe"]), ("recipe", "stage")]
-    for x, y in itertools.product(GROUPS[a], GROUPS[b])
-]
+def epochs(config: dict[str, Any]) -> tuple[int, int]:
+    return config["train"]["epochs"], config["finetune"]["epochs"]
 
 
-def test_every_choice_of_every_group_is_there():
-    assert GROUPS["arch"] == sorted(archs.BUILDERS)
-    assert GROUPS["dataset"] == sorted(data.NAMES)
-    assert GROUPS["stage"] == sorted([*plan.CHAINS, "status"])
-    assert GROUPS["prune"] == sorted(CRITERIA)
-    assert GROUPS["recipe"] == sorted(EPOCHS)
+def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
+    chosen = {CONF / group / f"{name}.yaml" for group, names in GROUPS.items() for name in names}
+    found = {path for path in CONF.rglob("*.yaml") if "hydra" not in path.parts}
+    assert found == chosen | {CONF / "config.yaml"}
 
 
-def test_every_yaml_is_the_config_or_in_a_group_that_is_tested():
-    known = {CONF / "config.yaml"} | {CONF / group / f"{name}.yaml" for group in GROUPS for name in GROUPS[group]}
-    assert {path for path in CONF.rglob("*.yaml") if "hydra" not in path.parts} == known
+@pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() if g != "fit" for n in names])
+def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path) -> None:
+    choice = (f"{group}={name}", *([f"dataset.root={folder}"] if name == "image_folder" else []))
+    config = composed(*choice)
+    assert set(config) == {"dataset", "arch", "stage", "levels", "seed", "resume", "env", *STAGES}
+    if group not in ("recipe", "levels"):
+        assert config[group]["criterion" if group == "prune" else "name"] == name
+    assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
+    if name != "status":  # which only looks
+        made = [step.stage for step in steps(*choice)]
+        assert made == ["train", *["prune", "finetune"] * (3 if name == "iterative" else 1)][: len(made)]
+        assert made[-1] == config["stage"]["name"]
 
 
-@pytest.mark.parametrize("overrides", PAIRS, ids=",".join)
-def test_choices_compose_and_are_planned(overrides):
-    config = composed(*overrides)
-    chosen = dict(override.split("=") for override in overrides)
-    assert set(config) == {"dataset", "arch", "stage", "seed", "resume", "env", *RECIPES}
-    for group, name in chosen.items():
-        if group in ("dataset", "arch", "stage"):
-            assert config[group]["name"] == name
-    recipe = chosen.get("recipe", OF_DATASET[config["dataset"]["name"]])
-    assert (config["train"]["epochs"], config["finetune"]["epochs"]) == EPOCHS[recipe]
-    if config["dataset"]["name"] in NO_FILES and config["stage"]["name"] != "status":  # which only looks
-        chain = plan.chain(config, Env.of(config["env"]), precision=lambda wanted: "fp32")
-        assert [step.stage for step in chain] == CHAINS[config["stage"]["name"]]
-        assert [step.parent for step in chain] == [None, *(step.id for step in chain[:-1])]
-    else:
-        assert {stage: RECIPES[stage].read(config[stage]) for stage in RECIPES}
-
-
-def test_the_defaults():
+def test_the_defaults() -> None:
     config = composed()
-    assert config["dataset"]["name"] == "digits" and config["arch"]["name"] == "resnet20"
-    assert config["stage"]["name"] == "finetune" and config["seed"] == 0 and config["resume"] is None
+    assert [config[group]["name"] for group in ("dataset", "arch", "stage")] == ["digits", "resnet20", "finetune"]
+    assert (config["seed"], config["resume"]) == (0, None)
     assert config["prune"] == {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv"}
 
 
-@pytest.mark.parametrize("arch", GROUPS["arch"])
-def test_every_arch_is_instantiated(arch):
-    config = compose("config", overrides=[f"arch={arch}"])
-    with torch.device("meta"):
-        model = hydra.utils.instantiate(config.arch, num_classes=10)
-        assert model(torch.empty(2, 3, 32, 32)).shape == (2, 10)
-        expected = archs.build(arch, 10)
-    assert [(k, v.shape) for k, v in model.state_dict().items()] == [
-        (k, v.shape) for k, v in expected.state_dict().items()
-    ]
-
-
-@pytest.mark.parametrize("dataset, recipe", OF_DATASET.items())
-def test_the_recipe_follows_the_dataset(dataset, recipe):
-    assert composed(f"dataset={dataset}")["train"]["epochs"] == EPOCHS[recipe][0]
-
-
-@pytest.mark.parametrize("recipe, dataset", list(itertools.product(GROUPS["recipe"], GROUPS["dataset"])))
-def test_a_recipe_that_is_given_is_taken_in_either_order(recipe, dataset):
-    both = [f"recipe={recipe}", f"dataset={dataset}"]
-    one, other = composed(*both), composed(*reversed(both))
-    assert one == other
-    assert (one["train"]["epochs"], one["finetune"]["epochs"]) == EPOCHS[recipe]
-
-
-def test_a_value_that_is_given_is_taken_whatever_the_recipe():
-    for overrides in itertools.permutations(["recipe=rethinking", "dataset=cifar100", "train.epochs=3"]):
-        config = composed(*overrides)
-        assert (config["train"]["epochs"], config["train"]["batch_size"]) == (3, 64)
-
-
-def test_the_recipes_are_those_of_the_papers():
-    original, rethinking = composed("recipe=original"), composed("recipe=rethinking")
-    for config, epochs, batch_size, weight_decay in [(original, 300, 128, 5e-4), (rethinking, 160, 64, 1e-4)]:
-        expected = {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "weight_decay": weight_decay,
-            "momentum": 0.9,
-            "lr": 0.1,
-        }
-        expected |= {
-            "optimizer": "sgd",
-            "nesterov": False,
-            "schedule": "steps",
-            "milestones": [0.5, 0.75],
-            "decay": 0.1,
-        }
-        assert config["train"].items() >= expected.items()
-    one_cycle = {"schedule": "cosine", "lr": 0.1, "warmup": 0.1, "start": 0.1, "end": 0.001, "weight_decay": 1e-4}
-    assert original["finetune"].items() >= (one_cycle | {"epochs": 40, "batch_size": 128}).items()
-    constant = {"schedule": "constant", "lr": 0.001, "weight_decay": 1e-4, "epochs": 40, "batch_size": 64}
-    assert rethinking["finetune"].items() >= constant.items()
-
-
-def test_finetuning_has_the_precision_of_training():
-    assert composed("train.precision=fp32")["finetune"]["precision"] == "fp32"
+NEEDED = {"epochs": 1, "batch_size": 1, "lr": 1.0}
 
 
 @pytest.mark.parametrize(
-    "override, changed",
+    ("file", "settings", "own"),
     [
-        ("arch=resnet32", [True, True, True]),
-        ("seed=1", [True, True, True]),
-        ("train.lr=0.04", [True, True, True]),
-        ("dataset.flip=true", [True, True, True]),
-        ("prune.percent=0.3", [False, True, True]),
-        ("prune=random", [False, True, True]),
-        ("finetune.lr=0.001", [False, False, True]),
-        ("env.runs=elsewhere", [False, False, False]),
-        ("env.device=cpu", [False, False, False]),
-        ("env.wandb.mode=disabled", [False, False, False]),
+        ("fit/neutral", TrainRecipe(**NEEDED), NEEDED),  # type: ignore[arg-type]
+        ("prune/magnitude", PruneRecipe(sparsity=0.8), {}),
+        ("levels/one_shot", Levels(), {}),
+        ("config", Env(), {}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_file_shows_every_setting_with_its_default(file: str, settings: Settings, own: dict[str, Any]) -> None:
+    node: Any = OmegaConf.to_container(OmegaConf.load(CONF / f"{file}.yaml"))
+    node = node["env"] if file == "config" else node
+    assert {key for key, value in node.items() if value == "???"} == own.keys()
+    assert node.keys() == {settings.KEYS.get(name, name) for name in settings.values()}
+    assert type(settings).read(node | own, "it") == settings
+
+
+@pytest.mark.parametrize("arch", GROUPS["arch"])
+def test_each_arch_is_instantiated(arch: str) -> None:
+    with torch.device("meta"):
+        model = hydra.utils.instantiate(composed(f"arch={arch}")["arch"], num_classes=7)
+        shapes = [{k: v.shape for k, v in network.state_dict().items()} for network in (model, archs.build(arch, 7))]
+    assert shapes[0] == shapes[1]
+
+
+# recipes
+
+
+@pytest.mark.parametrize("recipe", GROUPS["recipe"])
+@pytest.mark.parametrize("stage", plan.RESULTS)
+def test_each_recipe_is_that_of_the_steps_of_each_result(recipe: str, stage: str) -> None:
+    chain = steps(f"recipe={recipe}", f"stage={stage}")
+    expected = {"train": EPOCHS[recipe][0], "prune": 0, "finetune": EPOCHS[recipe][1]}
+    assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
+    assert chain[-1].stage == stage
+
+
+def test_a_recipe_that_is_given_is_taken_whatever_the_dataset_brings_and_a_value_whatever_the_recipe() -> None:
+    for recipe, dataset in itertools.product(GROUPS["recipe"], GROUPS["dataset"]):
+        both = [f"recipe={recipe}", f"dataset={dataset}"]
+        assert epochs(composed(*both)) == EPOCHS[recipe]
+        assert composed(*reversed(both)) == composed(*both)
+    for overrides in itertools.permutations(["recipe=rethinking", "dataset=cifar100", "train.epochs=3"]):
+        train = composed(*overrides)["train"]
+        assert (train["epochs"], train["batch_size"]) == (3, 64)
+
+
+def test_finetuning_has_the_precision_of_training() -> None:
+    assert composed("train.precision=fp32")["finetune"]["precision"] == "fp32"
+
+
+# what no setting is called
+
+
+@pytest.mark.parametrize(
+    ("typo", "guess"),
+    [
+        ("arch.nam", "name"),
+        ("stage.nam", "name"),
+        ("levels.cout", "count"),
+        ("prune.pecent", "percent"),
+        ("train.epoch", "epochs"),
+        ("finetune.epoch", "epochs"),
+        ("dataset.flips", "flip"),
+        ("env.thread", "threads"),
+        ("env.wandb.tag", "tags"),
     ],
 )
-def test_what_a_choice_makes_anew(override, changed):
-    pairs = zip(steps(), steps(override), strict=True)
-    assert [a.id != b.id for a, b in pairs] == changed
+def test_an_unknown_key_of_each_group_is_refused_in_one_line(typo: str, guess: str) -> None:
+    group, _, key = typo.rpartition(".")
+    with pytest.raises(UserError) as caught:
+        steps(f"+{typo}=1")
+    text = str(caught.value)
+    assert text.startswith(f"a setting of {group} must be one of ")
+    assert text.endswith(f", got {key!r}; did you mean {guess}?")
+    assert "\n" not in text

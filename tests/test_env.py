@@ -39,16 +39,9 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
 @pytest.mark.parametrize(
     ("node", "text"),
     [
-        ("cpu", "env must be a group of settings, got 'cpu'"),
-        (
-            {"thread": 1},
-            "a setting of env must be one of data, device, imports, runs, threads, wandb, got 'thread'; did",
-        ),
         ({"threads": 0}, "env.threads must be >= 1, got 0"),
-        ({"threads": 1.5}, "env.threads must be a whole number, got 1.5"),
         ({"runs": 3}, "env.runs must be a path, got 3"),
         ({"imports": "a"}, "env.imports must be a list of words like [a,b], got 'a'"),
-        ({"wandb": "off"}, "env.wandb must be a group of settings, got 'off'"),
         ({"wandb": {"mode": "off"}}, "env.wandb.mode must be one of disabled, offline, online, got 'off'"),
         ({"wandb": {"tag": ["a"]}}, "a setting of env.wandb must be one of entity, group, mode, project, tags, got"),
     ],
@@ -58,28 +51,26 @@ def test_what_is_wrong_is_refused(node: Any, text: str) -> None:
         Env.from_config(node)
 
 
-@pytest.mark.parametrize(
-    ("asked", "found"),
-    [("auto", "cuda"), ("cpu", "cpu"), ("cuda", "cuda"), ("cuda:1", "cuda:1")],
-)
-def test_devices_that_are_there(gpus: dict[str, Any], asked: str, found: str) -> None:
-    assert Env(device=asked).torch_device() == torch.device(found)
+def test_devices_that_are_there(gpus: dict[str, Any]) -> None:
+    for asked, found in {"auto": "cuda", "cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1"}.items():
+        assert Env(device=asked).torch_device() == torch.device(found)
+    gpus["count"] = 0
+    assert Env().torch_device() == torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("count", "asked", "text"),
+    ("count", "device", "text"),
     [
-        (2, "gpu", "env.device must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (2, "cuda:x", "env.device must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
-        (2, "cuda:2", "env.device=cuda:2: this machine has 2 CUDA devices; try env.device=auto"),
-        (0, "cuda", "env.device=cuda: this machine has 0 CUDA devices; try env.device=auto"),
+        (2, "gpu", " must be auto, cpu, cuda or cuda:N, got 'gpu'"),
+        (2, "cuda:x", " must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
+        (2, "cuda:2", "=cuda:2: this machine has 2 CUDA devices; try env.device=auto"),
+        (0, "cuda", "=cuda: this machine has 0 CUDA devices; try env.device=auto"),
     ],
 )
-def test_devices_that_are_not_there(gpus: dict[str, Any], count: int, asked: str, text: str) -> None:
+def test_devices_that_are_not_there(gpus: dict[str, Any], count: int, device: str, text: str) -> None:
     gpus["count"] = count
-    with pytest.raises(UserError, match=f"^{re.escape(text)}$"):
-        Env(device=asked).torch_device()
-    assert Env().torch_device().type == ("cuda" if count else "cpu")
+    with pytest.raises(UserError, match=f"^env.device{re.escape(text)}$"):
+        Env(device=device).torch_device()
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,8 @@ def abandoned(folder: Path) -> bool:
         return not json.loads(path.read_text()).get("released") and stale(path, time.time())
     except FileNotFoundError:
         return False
+    except ValueError:  # empty or torn: the machine crashed
+        return stale(path, time.time())
 
 
 def stale(path: Path, now: float) -> bool:

@@ -53,4 +53,5 @@ def recorded_jobs(runs: Path) -> dict[str, str]:
         lines = (runs / FOLDER / JOBS).read_text().splitlines()
     except FileNotFoundError:
         return {}
-    return {id: entry["job"] for entry in map(json.loads, lines) for id in entry["steps"]}
+    whole = (line for line in lines if line.startswith("{") and line.endswith("}"))  # a crash can tear one
+    return {id: entry["job"] for entry in map(json.loads, whole) for id in entry["steps"]}

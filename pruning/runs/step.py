@@ -76,6 +76,7 @@ class Step:
             plain |= {
                 "num_classes": aside.get("num_classes", 0),
                 "sparsity": aside.get("percent"),
+                "level": int("percent" in aside),  # 0.1 knew one pruning only
                 "root": aside.get("root"),
                 "places": {plain["parent"]: place} if place else {},
             }

@@ -1,6 +1,7 @@
 """How long and how to train."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from pruning.env import PRECISIONS
 from pruning.errors import UserError
@@ -12,6 +13,8 @@ from pruning.training.schedules import SCHEDULES
 @dataclass(frozen=True, kw_only=True)
 class TrainRecipe(Settings):
     """The settings of one training; rates, fractions and shapes as `schedules.learning_rate` reads them."""
+
+    ADVICE: ClassVar = " or choose a recipe"
 
     epochs: int = setting(least=0)
     batch_size: int = setting(least=1)

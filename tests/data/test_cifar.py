@@ -13,7 +13,7 @@ import torch
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from pruning import data
+from pruning.data import Data, DatasetSettings, load_data
 from pruning.errors import UserError
 
 NAMES = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
@@ -36,8 +36,14 @@ def attempts(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return tried
 
 
+def deliver(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every download succeed with `content`."""
+    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
+    monkeypatch.setattr(utils, "_urlretrieve", lambda url, file: Path(file).write_bytes(content))
+
+
 def contents(name: str) -> dict[str, bytes]:
-    """The files of a small dataset in the official format: two training images a file, three test images."""
+    """The files of a small dataset in the official format: two training images per file, three test images."""
     fine = name == "cifar100"
     train = ["train"] if fine else [f"data_batch_{i}" for i in range(1, 6)]
     files = {}
@@ -72,7 +78,7 @@ def name(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str
     for part in ("train_list", "test_list"):
         monkeypatch.setattr(dataset, part, [[file, md5[file]] for file, _ in getattr(dataset, part)])
     monkeypatch.setattr(dataset, "meta", {**dataset.meta, "md5": md5[dataset.meta["filename"]]})
-    return request.param
+    return str(request.param)
 
 
 @pytest.fixture
@@ -93,13 +99,9 @@ def unpack(name: str, cache: Path) -> Path:
     return folder
 
 
-def load(name: str, cache: Path, **options: Any) -> data.Data:
-    return data.load(name, root=None, cache=cache, **options)
-
-
-def check(name: str, value: data.Data) -> None:
-    files = contents(name)
-    entries = [pickle.loads(content) for content in files.values()][:-1]
+def check(name: str, value: Data) -> None:
+    """Hold `value` to the small files."""
+    entries = [pickle.loads(content) for content in contents(name).values()][:-1]
     pixels = np.concatenate([entry["data"] for entry in entries]).reshape(-1, 3, 32, 32)
     key = "fine_labels" if name == "cifar100" else "labels"
     labels = [label for entry in entries for label in entry[key]]
@@ -111,34 +113,26 @@ def check(name: str, value: data.Data) -> None:
     assert value.classes == tuple(f"class {i}" for i in range(100 if name == "cifar100" else 10))
 
 
-def test_from_the_folder(name: str, tmp_path: Path, attempts: list[str]) -> None:
+def test_from_the_folder_with_its_own_constants(name: str, tmp_path: Path, attempts: list[str]) -> None:
     unpack(name, tmp_path)
-    check(name, load(name, tmp_path))
+    value = load_data(DatasetSettings(name=name, pad=4, flip=True), cache=tmp_path)
+    check(name, value)
+    means = {"cifar10": (0.4914, 0.4822, 0.4465), "cifar100": (0.5071, 0.4865, 0.4409)}
+    stds = {"cifar10": (0.2470, 0.2435, 0.2616), "cifar100": (0.2673, 0.2564, 0.2762)}
+    assert (value.mean, value.std, value.pad, value.flip) == (means[name], stds[name], 4, True)
     assert attempts == []
+    assert socket.getdefaulttimeout() is None  # put back
 
 
 def test_from_the_archive(name: str, packed: Path, attempts: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    check(name, load(name, packed.parent))
-    assert attempts == []
+    check(name, load_data(name, cache=packed.parent))
+    folder = packed.parent / NAMES[name].base_folder
+    (folder / NAMES[name].test_list[0][0]).write_bytes(b"half unpacked")
+    check(name, load_data(name, cache=packed.parent))
     packed.unlink()
-    check(name, load(name, packed.parent))
+    check(name, load_data(name, cache=packed.parent))
+    assert attempts == []
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_half_unpacked_folder_is_unpacked_again(name: str, packed: Path) -> None:
-    folder = unpack(name, packed.parent)
-    first = NAMES[name].test_list[0][0]
-    (folder / first).write_bytes(b"half")
-    check(name, load(name, packed.parent))
-
-
-def test_constants_and_options(tmp_path: Path, name: str) -> None:
-    unpack(name, tmp_path)
-    value = load(name, tmp_path, pad=4, flip=True)
-    means = {"cifar10": (0.4914, 0.4822, 0.4465), "cifar100": (0.5071, 0.4865, 0.4409)}
-    stds = {"cifar10": (0.2470, 0.2435, 0.2616), "cifar100": (0.2673, 0.2564, 0.2762)}
-    assert (value.mean, value.std) == (means[name], stds[name])
-    assert (value.pad, value.flip) == (4, True)
 
 
 def test_without_network_the_file_and_its_place_are_named(
@@ -146,48 +140,35 @@ def test_without_network_the_file_and_its_place_are_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="could not be downloaded") as caught:
-        load(name, Path("data"))
-    text = str(caught.value)
-    assert "\n" not in text
-    file = NAMES[name].filename
+        load_data(name, cache=Path("data"))
+    text, file = str(caught.value), NAMES[name].filename
     assert f"put the {TITLES[name]} python archive {file} at {tmp_path / 'data' / file}" in text
-    assert ".edu" not in text
-    assert "http" not in text
+    assert not any(part in text for part in ("\n", ".edu", "http"))
     assert capfd.readouterr() == ("", "")
 
 
 def test_a_corrupt_archive_is_called_so(name: str, packed: Path, attempts: list[str]) -> None:
     packed.write_bytes(packed.read_bytes()[:-5])
     with pytest.raises(UserError, match=r"is corrupt .* could not be downloaded again .* put the CIFAR-") as caught:
-        load(name, packed.parent)
+        load_data(name, cache=packed.parent)
     assert str(packed) in str(caught.value)
     assert attempts
 
 
-def test_a_download_of_the_wrong_content(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
-    monkeypatch.setattr(utils, "_urlretrieve", lambda url, file: Path(file).write_bytes(b"login please"))
-    with pytest.raises(UserError, match=f"{tmp_path / NAMES[name].filename} is corrupt"):
-        load(name, tmp_path)
-
-
 def test_a_download(name: str, packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    content = packed.read_bytes()
-    packed.unlink()
-    monkeypatch.setattr(utils, "_get_redirect_url", lambda url, **_: url)
-    monkeypatch.setattr(utils, "_urlretrieve", lambda url, file: Path(file).write_bytes(content))
+    deliver(packed.read_bytes(), monkeypatch)
     calls: list[tuple[str, int, int]] = []
-    check(name, load(name, packed.parent / "new", progress=lambda *call: calls.append(call)))
+    check(name, load_data(name, cache=packed.parent / "new", progress=lambda *call: calls.append(call)))
     assert calls == [(f"read {TITLES[name]}", 0, 1), (f"read {TITLES[name]}", 1, 1)]
+
+
+def test_a_download_of_the_wrong_content(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deliver(b"login please", monkeypatch)
+    with pytest.raises(UserError, match=f"{tmp_path / NAMES[name].filename} is corrupt"):
+        load_data(name, cache=tmp_path)
 
 
 def test_a_cache_that_cannot_be_written(name: str, packed: Path) -> None:
     (packed.parent / NAMES[name].base_folder).write_text("in the way")
     with pytest.raises(UserError, match="could not be unpacked"):
-        load(name, packed.parent)
-
-
-def test_the_timeout_is_put_back(name: str, tmp_path: Path) -> None:
-    unpack(name, tmp_path)
-    load(name, tmp_path)
-    assert socket.getdefaulttimeout() is None
+        load_data(name, cache=packed.parent)

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from pruning import masks, rng
 from pruning.masks import CRITERIA, KINDS, Criterion, Scores, Scoring
+from tests.helpers import equal
 
 
 def net() -> nn.Sequential:
@@ -31,7 +32,7 @@ def test_a_criterion_gives_one_tensor_per_weight_and_draws_from_its_own_stream_o
     assert not any(score.isnan().any() for score in scores.values())
     torch.manual_seed(99)
     again = criterion.score(given(model, layers))
-    assert all(torch.equal(scores[name], again[name]) for name in scores)
+    assert equal(scores, again)
 
 
 def test_magnitude_is_the_absolute_value_not_a_view_of_the_weights() -> None:
@@ -65,4 +66,4 @@ def test_a_criterion_may_have_settings() -> None:
     cube = Criterion(score, rounds=7).with_settings(power=3.0)
     scoring = given(net())
     assert cube.rounds == 7
-    assert all(torch.equal(s, scoring.weights[name] ** 3) for name, s in cube.score(scoring).items())
+    assert equal(cube.score(scoring), {name: weight**3 for name, weight in scoring.weights.items()})

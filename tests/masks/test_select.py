@@ -12,6 +12,7 @@ from pruning import masks
 from pruning.errors import UserError
 from pruning.masks import SCOPES, Criterion, Mask, Scores, Scoring, keep_top, sparsities
 from tests import reference
+from tests.helpers import equal
 
 INF = math.inf
 Problem = tuple[dict[str, Tensor], float, str, Mask]
@@ -48,10 +49,6 @@ def pruned(mask: Mapping[str, Tensor]) -> int:
 
 def nested(inner: Mapping[str, Tensor], outer: Mapping[str, Tensor]) -> bool:
     return not any((inner[name] & ~keep).any() for name, keep in outer.items())
-
-
-def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-    return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
 @settings(deadline=None, max_examples=400)
@@ -92,12 +89,6 @@ def test_ties_go_by_position(scope: str) -> None:
     for count in range(11):
         mask = keep_top({"w": torch.full((2, 5), 0.25)}, count / 10, scope)
         assert mask["w"].flatten().tolist() == [True] * (10 - count) + [False] * count
-
-
-def test_ties_across_layers_go_by_position() -> None:
-    mask = keep_top({"a": torch.tensor([1.0, 1.0]), "b": torch.tensor([1.0, 2.0, 0.0])}, 0.6)
-    assert mask["a"].tolist() == [True, False]
-    assert mask["b"].tolist() == [False, True, False]
 
 
 @pytest.mark.parametrize(("sparsity", "count"), [(0.25, 2), (0.35, 4), (0.05, 0), (0.15, 2)])

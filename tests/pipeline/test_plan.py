@@ -1,56 +1,41 @@
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
 
-from pruning import archs, hosts, masks, plan
+from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
+from pruning.env import Env
 from pruning.errors import UserError
-from pruning.files import write_json
-from pruning.runs import Env, Run, Step
-from tests.commands import ROOT
+from pruning.pipeline import plan
+from pruning.pipeline.request import Request
+from pruning.runs import Step
+from tests.pipeline.made import composed, place
 
 Chain = Callable[..., list[Step]]
 
 
 @pytest.fixture
 def env(tmp_path: Path) -> Env:
-    return Env(tmp_path / "runs", tmp_path / "data", "cpu")
-
-
-def composed(*overrides: str) -> dict[str, Any]:
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        plain = OmegaConf.to_container(compose("config", list(overrides)), resolve=True)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return Env(runs=tmp_path / "runs", data=tmp_path / "data", device="cpu")
 
 
 @pytest.fixture
 def chain(env: Env) -> Chain:
-    def make(*overrides: str, more: dict[str, Any] | None = None) -> list[Step]:
-        return plan.chain(composed(*overrides) | (more or {}), env, lambda wanted: "fp32")
+    return lambda *overrides: plan.chain(composed(*overrides), env, lambda wanted: "fp32")
 
-    return make
+
+@pytest.fixture
+def request_of(env: Env) -> Callable[..., Request]:
+    return lambda *overrides: Request.read(composed(*overrides), env, lambda wanted: "fp32")
 
 
 def ids(steps: list[Step]) -> list[str]:
     return [step.id for step in steps]
 
 
-def save(path: Path, percent: float = 0.0, classes: int = 10) -> Path:
-    """Write a resnet20 with random weights, `percent` of them pruned."""
-    model = archs.build("resnet20", classes)
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    mask = masks.keep_top({name: weights[name].abs() for name in masks.prunable(model)}, percent) if percent else {}
-    Checkpoint(masks.applied(mask, weights), mask, "resnet20", classes, {}).save(path)
-    return path
-
+# ids
 
 PINNED = {
     (): ["rf51ca2d7446d", "r0a028c9bb008", "r158a3ff03848"],
@@ -59,9 +44,10 @@ PINNED = {
         "rf42bbd1010a1",
         "r63d2bc36a105",
     ],
-    ("dataset=cifar100", "arch=wrn_16_8", "recipe=rethinking", "prune=random", "stage=prune"): [
+    ("dataset=cifar100", "arch=wrn_16_8", "recipe=rethinking", "prune=random"): [
         "rcd60da3432dc",
         "rf101315b65fa",
+        "raf09b90d342f",
     ],
 }
 
@@ -72,100 +58,192 @@ def test_ids_of_what_people_have_made_are_pinned(chain: Chain, overrides: tuple[
     assert ids(chain(*overrides)) == PINNED[overrides]
 
 
-def test_a_neutral_setting_changes_no_id(chain: Chain) -> None:
-    neutral = ("++train.label_smoothing=0", "++train.milestones=[0.5,0.75]", "dataset.val_fraction=0")
-    assert ids(chain(*neutral)) == ids(chain())
-    assert ids(chain("++train.label_smoothing=0.1")) != ids(chain())
-
-
-def test_each_choice_changes_the_steps_from_its_own_on(chain: Chain) -> None:
-    dense, pruned, tuned = ids(chain())
-    other = ids(chain("prune.percent=0.3"))
-    assert other[0] == dense and other[1] != pruned and other[2] != tuned
-    other = ids(chain("finetune.lr=0.5"))
-    assert other[:2] == [dense, pruned] and other[2] != tuned
-    for override in ("train.lr=0.5", "seed=1", "arch=resnet32", "dataset.pad=2", "dataset=cifar10"):
-        assert not set(ids(chain(override))) & {dense, pruned, tuned}, override
-
-
-@pytest.mark.parametrize("override", ["env.runs=x", "env.threads=7", "env.wandb.mode=online", "env.wandb.group=g"])
-def test_env_is_in_no_id(chain: Chain, override: str) -> None:
-    assert ids(chain(override)) == ids(chain())
-
-
-def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain) -> None:
-    for stage, expected in plan.CHAINS.items():
-        steps = chain(f"stage={stage}")
-        assert tuple(step.stage for step in steps) == expected
-        assert [step.parent for step in steps] == [None, *ids(steps)[:-1]]
-        assert ids(steps) == ids(chain())[: len(steps)]
+@pytest.mark.parametrize(
+    ("override", "changed"),
+    [
+        ("arch=resnet32", "train prune finetune"),
+        ("seed=1", "train prune finetune"),
+        ("dataset=cifar10", "train prune finetune"),
+        ("dataset.flip=true", "train prune finetune"),
+        ("train.lr=0.04", "train prune finetune"),
+        ("++train.label_smoothing=0.1", "train prune finetune"),
+        ("prune.percent=0.3", "prune finetune"),
+        ("prune=random", "prune finetune"),
+        ("finetune.lr=0.001", "finetune"),
+        ("env.runs=elsewhere", ""),
+        ("env.device=cpu", ""),
+        ("env.threads=7", ""),
+        ("env.wandb.mode=online", ""),
+        ("env.imports=[pruning.rng]", ""),
+    ],
+)
+def test_each_choice_changes_the_steps_from_its_own_on(chain: Chain, override: str, changed: str) -> None:
+    pairs = zip(chain(), chain(override), strict=True)
+    assert " ".join(a.stage for a, b in pairs if a.id != b.id) == changed
 
 
 @pytest.mark.parametrize(
-    ("overrides", "message"),
+    ("choices", "idle"),
     [
-        (["+prune.pecent=0.3"], "a setting of prune must be one of .*, got 'pecent'; did you mean percent?"),
-        (["+train.epoch=3"], "a setting of train must be one of .*, got 'epoch'; did you mean epochs?"),
-        (["+sead=1"], "a key of the config must be one of .*, got 'sead'; did you mean seed?"),
-        (["+dataset.flips=true"], "a setting of dataset must be one of .*, got 'flips'; did you mean flip?"),
-        (["seed=-1"], "seed must be a whole number >= 0, got -1"),
-        (["seed=null"], "seed must be a whole number, got None"),
-        (["seed=1.5"], "seed must be a whole number, got 1.5"),
-        (["dataset.val_fraction=1"], "dataset.val_fraction must be in \\[0, 1\\), got 1"),
-        (["dataset.pad=two"], "dataset.pad must be a whole number, got 'two'"),
-        (["arch.name=resnet21"], "arch must be one of .*, got 'resnet21'; did you mean resnet"),
+        ([], ["++train.label_smoothing=0", "dataset.val_fraction=0", "++train.milestones=[0.5,0.75]"]),  # neutral
+        ([], ["train.betas=[0.5,0.9]", "train.milestones=[0.3]", "finetune.decay=0.5"]),  # of adam, of steps
+        (["prune.percent=0"], ["prune.criterion=random", "prune.scope=layer"]),
+        ([], ["levels.spacing=linear"]),  # of several levels
+        (["prune.percent=0.2"], ["levels.at=[0.2,0.9]"]),
     ],
 )
-def test_what_is_wrong_is_refused_before_any_work(chain: Chain, overrides: list[str], message: str) -> None:
-    with pytest.raises(UserError, match=f"^{message}".replace("?", r"\?")):
-        chain(*overrides)
+def test_what_decides_nothing_changes_no_id(chain: Chain, choices: list[str], idle: list[str]) -> None:
+    assert ids(chain(*choices, *idle)) == ids(chain(*choices))
 
 
-@pytest.mark.parametrize(("flags", "expected"), [({"avx2"}, "fp32"), ({"avx2", "avx512_bf16"}, "bf16")])
-def test_precision_auto_is_resolved_for_the_device(
-    env: Env, monkeypatch: pytest.MonkeyPatch, flags: set[str], expected: str
-) -> None:
-    monkeypatch.setattr(hosts, "cpu_flags", lambda: flags)
-    config = composed()
-    assert {step.precision for step in plan.chain(config, env)} == {expected}
-    config["train"]["precision"] = "fp32"
-    assert [step.precision for step in plan.chain(config, env)] == ["fp32", "fp32", expected]
-    assert all("precision" not in step.recipe for step in plan.chain(config, env))
+# chains
+
+
+def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain) -> None:
+    stages = list(plan.RESULTS)
+    assert stages == ["train", "prune", "finetune"]
+    for i, stage in enumerate(stages):
+        steps = chain(f"stage={stage}")
+        assert [step.stage for step in steps] == stages[: i + 1]
+        assert [step.parent for step in steps] == [None, *ids(steps)[:-1]]
+        assert [(step.level, step.sparsity) for step in steps] == [(0, None), (1, 0.8), (1, 0.8)][: i + 1]
+        assert ids(steps) == ids(chain())[: i + 1]
+
+
+def test_several_levels_prune_and_finetune_in_turn_up_to_the_wanted_sparsity(chain: Chain) -> None:
+    steps = chain("levels=iterative", "prune.percent=0.488")
+    assert [(step.stage[0], step.level, step.sparsity) for step in steps] == [
+        ("t", 0, None),
+        *(("p", 1, 0.2), ("f", 1, 0.2)),
+        *(("p", 2, 0.36), ("f", 2, 0.36)),
+        *(("p", 3, 0.488), ("f", 3, 0.488)),
+    ]
+    assert [step.parent for step in steps] == [None, *ids(steps)[:-1]]
+    assert ids(chain("levels=iterative", "prune.percent=0.488", "stage=prune")) == ids(steps)[:-1]
+    assert ids(chain("levels.at=[0.2,0.36,0.488,0.7]", "prune.percent=0.488")) == ids(steps)
+    assert ids(chain("prune.percent=0.2")) == ids(steps)[:3]
 
 
 def test_many_chains_become_one_graph_without_repeats_parents_first(chain: Chain, env: Env) -> None:
     chains = [chain(f"prune.percent={percent}", f"seed={seed}") for seed in (0, 1) for percent in (0.3, 0.5)]
     steps = plan.graph(chains)
-    assert len(steps) == 2 + 4 + 4 and len(set(ids(steps))) == 10
+    assert len(set(ids(steps))) == len(steps) == 2 + 4 + 4
     assert ids(steps)[:5] == [*ids(chains[0]), *ids(chains[1])[1:]]
     assert all(step.parent is None or step.parent in ids(steps)[:i] for i, step in enumerate(steps))
+    place(env.runs, steps[0])
     assert plan.missing(steps, env.runs) == steps
-    Run.of(steps[0], env.runs).path.mkdir(parents=True)
-    assert plan.missing(steps, env.runs) == steps
-    write_json(Run.of(steps[0], env.runs).path / "result.json", {})
+    place(env.runs, steps[0], result={})
     assert plan.missing(steps, env.runs) == steps[1:]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("+sead=1", "a key of the config must be one of .*, got 'sead'; did you mean seed?"),
+        ("seed=-1", "seed must be a whole number >= 0, got -1"),
+        ("seed=null", "seed must be a whole number, got None"),
+        ("dataset.val_fraction=1", "dataset.val_fraction must be in \\[0, 1\\), got 1"),
+        ("dataset.pad=two", "dataset.pad must be a whole number, got 'two'"),
+        ("dataset.name=digit", "dataset.name must be one of .*, got 'digit'; did you mean digits?"),
+        ("arch.name=resnet21", "arch must be one of .*, got 'resnet21'; did you mean resnet"),
+        ("arch._target_=x.build", "arch._target_ must be pruning.archs.build, got 'x.build'; "),
+        ("stage.name=finetun", "stage must be one of .*, got 'finetun'; did you mean finetune?"),
+        ("~stage", "stage must be a group of settings with a name, got None; give stage=NAME"),
+        ("prune.percent=null", "prune.percent is not set: give prune.percent="),
+        ("finetune.lr=-1", "finetune.lr must be > 0, got -1"),
+        ("levels.count=0", "levels.count must be >= 1, got 0"),
+        ("levels.at=[0.5,80]", "levels.at must be in \\[0, 1\\), got 80; did you mean 0.8?"),
+    ],
+)
+def test_what_is_wrong_is_refused_before_any_work(chain: Chain, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"^{message}".replace("?", r"\?")):
+        chain(override)
+
+
+def test_precision_is_resolved_and_a_stage_that_trains_nothing_has_that_of_its_parent(env: Env) -> None:
+    def precisions(**of_train: str) -> list[str]:
+        config = composed()
+        config["train"] |= of_train
+        steps = plan.chain(config, env, {"auto": "bf16", "fp32": "fp32"}.__getitem__)
+        assert all("precision" not in step.recipe for step in steps)
+        return [step.precision for step in steps]
+
+    assert precisions() == ["bf16", "bf16", "bf16"]
+    assert precisions(precision="fp32") == ["fp32", "fp32", "bf16"]
+
+
+# inputs
+
+
+def test_an_input_is_an_ancestor_or_done_before(request_of: Callable[..., Request], env: Env) -> None:
+    want, other = request_of(), plan.train(request_of("seed=1"))
+    dense = plan.train(want)
+    pruned = want.step("prune", after=dense)
+    plain = want.step("finetune", after=pruned)
+    taught = want.step("finetune", after=pruned, inputs={"teacher": dense})
+    assert (taught.inputs, taught.places[dense.id], taught.parent) == ({"teacher": dense.id}, dense.name, pruned.id)
+    assert taught.id != plain.id
+    assert want.step("finetune", after=pruned, inputs={"student": dense}).id != taught.id
+    late = f"finetune reads {other.id} as teacher: it does not start from that, and it is not done"
+    with pytest.raises(UserError, match=f"^{late}$"):
+        want.step("finetune", after=pruned, inputs={"teacher": other})
+    with pytest.raises(UserError, match=f"^{other.id}, wanted as teacher: no run in .* has that id$"):
+        want.step("finetune", after=pruned, inputs={"teacher": other.id})
+    place(env.runs, other)
+    with pytest.raises(UserError, match=f"^{late}$"):
+        want.step("finetune", after=pruned, inputs={"teacher": other.id})
+    with pytest.raises(UserError, match=f"^finetune reads {plain.id} as teacher"):  # planned, but no ancestor
+        want.step("finetune", after=pruned, inputs={"teacher": plain})
+    place(env.runs, other, result={})
+    steps = [want.step("finetune", after=pruned, inputs={"teacher": source}) for source in (other, other.id)]
+    assert steps[0] == steps[1] == want.steps[steps[0].id]
+    assert steps[0].place(other.id, env.runs) == env.runs / other.name / "model.safetensors"
+
+
+# resume=
+
+
+def save(path: Path, percent: float = 0.0, classes: int = 10) -> Path:
+    """Write a resnet20 with random weights, `percent` of its convolutions pruned."""
+    model = archs.build("resnet20", classes)
+    mask = masks.prune(model, percent) if percent else {}
+    Checkpoint(masks.masked(dict(model.state_dict()), mask), mask, "resnet20", classes, {}).save(path)
+    return path
 
 
 def test_resume_is_known_by_content_not_by_path(chain: Chain, tmp_path: Path) -> None:
     first = save(tmp_path / "a.safetensors")
     steps = chain(f"resume={first}")
     assert [step.stage for step in steps] == ["prune", "finetune"]
-    assert str(steps[0].parent).startswith("sha256:") and steps[0].aside["file"] == str(first)
+    parent = steps[0].parent
+    assert parent
+    assert parent.startswith("sha256:")
+    assert steps[0].places == {parent: str(first)}
     shutil.copy(first, tmp_path / "b.safetensors")
     assert ids(chain(f"resume={tmp_path / 'b.safetensors'}")) == ids(steps)
-    other = save(tmp_path / "c.safetensors", percent=0.1)
-    assert ids(chain(f"resume={other}")) != ids(steps)
+    assert ids(chain(f"resume={save(tmp_path / 'c.safetensors')}")) != ids(steps)
     assert ids(chain(f"resume={first}", "train.lr=0.7", "train.epochs=1")) == ids(steps)
 
 
-def test_resume_by_the_id_of_a_run_is_resume_by_its_file(chain: Chain, env: Env, tmp_path: Path) -> None:
-    run = Run.of(chain()[0], env.runs)
-    run.path.mkdir(parents=True)
-    save(run.model)
-    with pytest.raises(UserError, match=f"^resume={run.id}: that run is not done yet; run its command again first"):
-        chain(f"resume={run.id}")
-    write_json(run.path / "result.json", {"id": run.id})
-    assert ids(chain(f"resume={run.id}")) == ids(chain(f"resume={run.model}"))
+def test_resume_by_the_id_of_a_run_is_resume_by_its_file(chain: Chain, env: Env) -> None:
+    dense = chain()[0]
+    save(place(env.runs, dense).model)
+    with pytest.raises(UserError, match=f"^resume={dense.id}: that run is not done yet; run its command again first"):
+        chain(f"resume={dense.id}")
+    run = place(env.runs, dense, result={})
+    assert ids(chain(f"resume={dense.id}")) == ids(chain(f"resume={run.model}"))
+
+
+def test_levels_go_on_above_the_sparsity_of_what_is_resumed(chain: Chain, tmp_path: Path) -> None:
+    half = save(tmp_path / "half.safetensors", percent=0.5)
+
+    def sparsities(*overrides: str) -> list[float | None]:
+        return [step.sparsity for step in chain(f"resume={half}", *overrides) if step.stage == "prune"]
+
+    assert sparsities("levels.at=[0.3,0.5,0.7]", "prune.percent=0.9") == [0.7, 0.9]
+    assert sparsities("levels.count=2", "prune.percent=0.875") == [0.75, 0.875]
+    assert sparsities("levels.count=2", "levels.spacing=linear", "prune.percent=0.9") == [0.7, 0.9]
+    assert sparsities("levels.count=2", "prune.percent=0.5") == [0.5]
 
 
 def test_resume_refuses_what_cannot_be_continued(chain: Chain, tmp_path: Path) -> None:
@@ -174,6 +252,7 @@ def test_resume_refuses_what_cannot_be_continued(chain: Chain, tmp_path: Path) -
     with pytest.raises(UserError, match=message):
         chain(f"resume={pruned}", "prune.percent=0.3")
     assert len(chain(f"resume={pruned}", "prune.percent=0.8")) == 2
+    assert len(chain(f"resume={pruned}", "prune.percent=0.3", "prune.layers=linear")) == 2  # of which none is pruned
     with pytest.raises(UserError, match=r"^resume= stands in place of training, so stage=train has nothing to do"):
         chain(f"resume={pruned}", "stage=train")
     with pytest.raises(UserError, match=r"holds resnet20 for 3 classes, not resnet20 for 10; give arch=resnet20"):

@@ -1,39 +1,35 @@
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 
 from pruning import report
 from pruning.checkpoints import Checkpoint
 from pruning.errors import UserError
-from pruning.files import write_json
-from pruning.runs import Run
+from pruning.report.picture import draw_epochs
+from pruning.runs import Result, Run
+from tests.pipeline.made import chain, place
 
-RESULT: dict[str, Any] = {
-    "id": "r1",
-    "stage": "train",
-    "sparsity": 0.0,
-    "test_top1": 93.456,
-    "before": None,
-    "seconds": 12.34,
-    "params": 1_000_000,
-    "params_nonzero": 1_000_000,
-    "macs": 2_000,
-    "macs_nonzero": 2_000,
-}
-PRUNED = RESULT | {
-    "id": "r2",
-    "stage": "finetune",
-    "sparsity": 0.8,
-    "test_top1": 9.0,
-    "before": {"test_top1": 1.0},
-    "params_nonzero": 200_001,
-    "macs_nonzero": 500,
-    "seconds": 1234.5,
-}
+
+def result(**figures: Any) -> Result:
+    dense = {"stage": "train", "sparsity": 0.0, "test_top1": 93.456, "before": None, "seconds": 12.34}
+    counts = {"params": 1_000_000, "params_nonzero": 1_000_000, "macs": 2_000, "macs_nonzero": 2_000}
+    return cast("Result", dense | counts | figures)
+
+
+PRUNED = result(
+    stage="finetune",
+    sparsity=0.8,
+    test_top1=9.0,
+    before={"test_top1": 1.0},
+    params_nonzero=200_001,
+    macs_nonzero=500,
+    seconds=1234.5,
+)
 
 
 def checkpoint() -> Checkpoint:
@@ -42,24 +38,25 @@ def checkpoint() -> Checkpoint:
     return Checkpoint(weights, mask, "x", 2, {})
 
 
-def test_the_table_has_a_row_a_result() -> None:
-    first, second = report.table([RESULT, PRUNED], {"r1": "runs/one", "r2": "runs/two"})
-    assert first == ("train", "0.0000", "", "93.46", "1,000,000 (100.0%)", "2,000 (100.0%)", "12.3", "runs/one")
-    assert second == ("finetune", "0.8000", "1.00", "9.00", "200,001 (20.0%)", "500 (25.0%)", "1234.5", "runs/two")
+def test_the_table_has_a_row_per_result_and_a_column_per_function(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = [(result(), Path("runs/one")), (PRUNED, Path("runs/two"))]
+    dense, pruned = report.table(results)
+    assert dense == ("train", "0.0000", "", "93.46", "1,000,000 (100.0%)", "2,000 (100.0%)", "12.3", "runs/one")
+    assert pruned == ("finetune", "0.8000", "1.00", "9.00", "200,001 (20.0%)", "500 (25.0%)", "1234.5", "runs/two")
+    monkeypatch.setitem(report.COLUMNS, "density", lambda row: f"{1 - row['sparsity']:.1f}")
+    assert [row[-1] for row in report.table(results)] == ["1.0", "0.2"]
 
 
 def test_the_text_is_aligned_numbers_to_the_right() -> None:
     rows = [("train", "1.50", "", "here"), ("finetune", "123.25", "7", "there")]
-    assert report.text(rows, ("step", "value", "more", "place")).splitlines() == [
+    columns = ("step", "value", "more", "place")
+    assert report.text(rows, columns).splitlines() == [
         "step       value  more  place",
         "-----------------------------",
         "train       1.50        here",
         "finetune  123.25     7  there",
     ]
-
-
-def test_the_headings_alone_are_a_table_too() -> None:
-    assert report.text([]).splitlines()[0].split("  ")[0] == "step"
+    assert report.text([], columns).splitlines() == ["step  value  more  place", "-" * 24]
 
 
 def test_layers_are_in_the_order_of_the_network() -> None:
@@ -69,47 +66,43 @@ def test_layers_are_in_the_order_of_the_network() -> None:
     ]
 
 
-def runs(home: Path) -> list[Run]:
+@pytest.fixture
+def runs(tmp_path: Path) -> list[Run]:
     """A dense run of two epochs, what was pruned from it, and an epoch of finetuning."""
-    made, parent = [], None
-    for stage, epochs in (("train", 2), ("prune", 0), ("finetune", 1)):
-        run = Run(home / f"{stage}-x-r{len(made)}")
-        run.path.mkdir()
-        write_json(run.path / "config.json", {"spec": {}, "aside": {"parent": parent}})
-        write_json(run.path / "result.json", {"test_top1": 50.0})
+    made = []
+    for step, epochs in zip(chain(0.3, 0, "finetune"), (2, 0, 1), strict=True):
+        run = place(tmp_path, step, result={"test_top1": 50.0})
+        run.write_config(step, {})
         lines = [f'{{"epoch": {e + 1}, "test_top1": {50 + e}, "train_top1": {60 + e}}}\n' for e in range(epochs)]
         (run.path / "metrics.jsonl").write_text("".join(lines))
-        made, parent = [*made, run], run.path.name
+        made.append(run)
     return made
 
 
 @pytest.mark.parametrize("masked", [False, True])
-def test_the_picture_is_drawn(tmp_path: Path, masked: bool) -> None:
-    for run in runs(tmp_path):
-        made = checkpoint() if masked else Checkpoint({}, {}, "x", 2, {})
-        path = report.picture(run, made)
-        assert path == run.path / "picture.png"
-        with Image.open(path) as image:
+def test_the_picture_is_drawn_and_the_same_each_time(runs: list[Run], masked: bool) -> None:
+    for run in runs:
+        drawn = set()
+        for _ in range(2):
+            path = report.picture(run, checkpoint() if masked else Checkpoint({}, {}, "x", 2, {}))
+            assert path == run.path / "picture.png"
+            drawn.add((run.path / "picture.png").read_bytes())
+        with Image.open(run.path / "picture.png") as image:
             assert image.size == (1210, 418)
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
+        assert len(drawn) == 1
 
 
-def test_the_picture_shows_the_curves_of_the_ancestors(tmp_path: Path) -> None:
-    from matplotlib.figure import Figure
-
+def test_the_picture_shows_the_curves_of_the_ancestors(runs: list[Run]) -> None:
     axis = Figure().subplots()
-    report.draw_epochs(axis, runs(tmp_path)[-1])
-    names, lines = [text.get_text() for text in axis.get_legend().get_texts()], axis.get_lines()
+    draw_epochs(axis, runs[-1])
+    legend, lines = axis.get_legend(), axis.get_lines()
+    assert legend
+    names = [text.get_text() for text in legend.get_texts()]
     assert names == ["train: test", "train: train", "right after prune", "finetune: test", "finetune: train"]
-    assert [list(line.get_xdata()) for line in lines] == [[1, 2], [1, 2], [2], [3], [3]]
+    assert [list(np.asarray(line.get_xdata())) for line in lines] == [[1, 2], [1, 2], [2], [3], [3]]
 
 
-def test_the_same_run_gives_the_same_picture(tmp_path: Path) -> None:
-    run = runs(tmp_path)[-1]
-    first, second = ((report.picture(run, checkpoint()) or tmp_path).read_bytes() for _ in range(2))
-    assert first == second
-
-
-def test_a_picture_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+def test_a_picture_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cannot write .*picture.png"):
         report.picture(Run(tmp_path / "nowhere"), checkpoint())

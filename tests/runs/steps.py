@@ -1,53 +1,60 @@
-"""A chain of three steps, as the planner makes them, and the directories that they leave."""
+"""Steps made by hand, and the directories that they leave."""
 
-import json
-from dataclasses import replace
+import os
 from pathlib import Path
 from typing import Any
 
 from pruning.files import write_json
-from pruning.runs import Run, Step
+from pruning.runs import Run, Step, claims
 
-DENSE = Step(
-    stage="train",
-    recipe={"epochs": 2, "lr": 0.1},
-    dataset={"name": "digits"},
-    arch={"name": "resnet20"},
-    seed=0,
-    precision="fp32",
-    parent=None,
-    num_classes=10,
-)
-PRUNED = replace(
-    DENSE,
-    stage="prune",
-    recipe={"percent": 0.8},
-    parent=DENSE.id,
-    sparsity=0.8,
-    level=1,
-    places={DENSE.id: DENSE.name},
-)
-TUNED = replace(
-    PRUNED, stage="finetune", recipe={"epochs": 1, "lr": 0.01}, parent=PRUNED.id, places={PRUNED.id: PRUNED.name}
-)
+
+def step(stage: str, parent: Step | None = None, seed: int = 0, **recipe: Any) -> Step:
+    """Return a step as a request makes them, on digits; `recipe` has the keys of the config."""
+    return Step(
+        stage=stage,
+        recipe=recipe,
+        dataset={"name": "digits"},
+        arch={"name": "resnet20"},
+        seed=seed,
+        precision="fp32",
+        parent=parent.id if parent else None,
+        num_classes=10,
+        sparsity=recipe.get("percent", parent.sparsity if parent else None),
+        level=(parent.level if parent else 0) + (stage == "prune"),
+        places={parent.id: parent.name} if parent else {},
+    )
+
+
+DENSE = step("train", epochs=2, lr=0.1)
+PRUNED = step("prune", DENSE, percent=0.8)
+TUNED = step("finetune", PRUNED, epochs=1, lr=0.01)
 STEPS = (DENSE, PRUNED, TUNED)
 
 
-def old(step: Step) -> dict[str, Any]:
-    """Return a step as 0.1 wrote it into its records."""
-    aside: dict[str, Any] = {"root": step.root, "num_classes": step.num_classes}
-    aside |= {"parent": step.places[step.parent], "percent": step.sparsity} if step.parent else {}
-    return {key: value for key, value in step.spec.items() if key != "version"} | {"aside": aside}
-
-
-def leave(runs: Path, step: Step, epochs: int = 0, **files: Any) -> Run:
-    """Make the directory of a step with `epochs` rows, and `files` such as `result={}` for result.json."""
-    run = Run.for_step(step, runs)
+def place(runs: Path, one: Step, rows: int = 0, **files: Any) -> Run:
+    """Make the directory of a step with `rows` epochs and `files`, e.g. `result={}` for result.json."""
+    run = Run.for_step(one, runs)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_config(step, {})
-    if epochs:
-        rows = [json.dumps({"epoch": epoch + 1}) + "\n" for epoch in range(epochs)]
-        (run.path / "metrics.jsonl").write_text("".join(rows))
+    if rows:
+        (run.path / "metrics.jsonl").write_text("".join(f'{{"epoch": {i + 1}}}\n' for i in range(rows)))
     for name, content in files.items():
         write_json(run.path / f"{name}.json", content)
     return run
+
+
+def dead(run: Run) -> None:
+    """Leave the claim of a process that was killed."""
+    write_json(run.path / "claim-1", claims.identity() | {"pid": os.getpid(), "started": "0"})
+
+
+def taken(folder: Path) -> claims.Claim:
+    claim = claims.take(folder)
+    assert claim
+    return claim
+
+
+def old(one: Step) -> dict[str, Any]:
+    """Return a step as 0.1 wrote it into its records."""
+    aside: dict[str, Any] = {"root": one.root, "num_classes": one.num_classes}
+    aside |= {"parent": one.places[one.parent], "percent": one.sparsity} if one.parent else {}
+    return {key: value for key, value in one.spec.items() if key != "version"} | {"aside": aside}

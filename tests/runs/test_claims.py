@@ -12,7 +12,9 @@ import pytest
 
 from pruning.errors import UserError
 from pruning.runs import claims
-from pruning.runs.claims import PATIENCE, Claim
+from pruning.runs.claims import PATIENCE
+from tests.helpers import LONG
+from tests.runs.steps import taken
 
 ROOT = Path(__file__).parents[2]
 HERE = claims.identity()
@@ -83,12 +85,6 @@ def race(runners: list[Racer]) -> list[Racer]:
     return [racer for racer in runners if racer.answer() == "won"]
 
 
-def taken(folder: Path) -> Claim:
-    claim = claims.take(folder)
-    assert claim
-    return claim
-
-
 def holder(folder: Path) -> object:
     return (claims.held(folder) or {}).get("pid")
 
@@ -138,7 +134,9 @@ def test_a_stopped_process_still_holds_and_a_zombie_does_not(tmp_path: Path) -> 
 
 
 def wait_until(true: Callable[[], bool]) -> None:
+    until = time.monotonic() + LONG
     while not true():
+        assert time.monotonic() < until
         time.sleep(0.01)
 
 

@@ -1,10 +1,17 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from pruning.files import write_json
-from pruning.runs import Run, every, find, lineage, results
-from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, leave, old
+from pruning.runs import Run, Step, every, find, lineage, results
+from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, old, place
+
+
+def leave(runs: Path, step: Step, **files: Any) -> Run:
+    run = place(runs, step, **files)
+    run.write_config(step, {})
+    return run
 
 
 def test_runs_are_found_by_id(tmp_path: Path) -> None:

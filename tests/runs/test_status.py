@@ -1,22 +1,16 @@
 import os
 import socket
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pruning.files import write_json
 from pruning.runs import Run, Step, StepState, StepStatus, claims, status_of, statuses
-from tests.runs.steps import DENSE, PRUNED, TUNED, leave
+from tests.runs.steps import DENSE, PRUNED, TUNED, dead, place, step, taken
 
-OTHER = replace(PRUNED, recipe={"percent": 0.5}, sparsity=0.5)
-OTHER_TUNED = replace(TUNED, parent=OTHER.id, places={OTHER.id: OTHER.name}, sparsity=0.5)
-
-
-def leave_dead(run: Run) -> None:
-    """Leave the claim of a process that was killed."""
-    write_json(run.path / "claim-1", claims.identity() | {"pid": os.getpid(), "started": "0"})
+OTHER = step("prune", DENSE, percent=0.5)
+OTHER_TUNED = step("finetune", OTHER, epochs=1, lr=0.01)
 
 
 def test_the_life_of_a_step(tmp_path: Path) -> None:
@@ -24,34 +18,32 @@ def test_the_life_of_a_step(tmp_path: Path) -> None:
         return status_of(TUNED, tmp_path)
 
     assert status() == StepStatus(StepState.MISSING)
-    run = leave(tmp_path, TUNED)
+    run = place(tmp_path, TUNED)
     assert status() == StepStatus(StepState.MISSING)
-    claim = claims.take(run.path)
-    assert claim
-    leave(tmp_path, TUNED, epochs=2)
+    claim = taken(run.path)
+    place(tmp_path, TUNED, rows=2)
     assert status() == StepStatus(StepState.RUNNING, 2, f"process {os.getpid()} on {socket.gethostname()}")
     assert str(status()).startswith("running at epoch 2: process ")
     claim.release()
     assert str(status()) == "missing at epoch 2"  # nothing was saved
     run.resume.touch()
     assert status() == StepStatus(StepState.PARTLY_DONE, 2)
-    leave(tmp_path, TUNED, failed={"error": "ValueError: no", "traceback": "...\nValueError: no", "when": 0.0})
+    place(tmp_path, TUNED, failed={"error": "ValueError: no", "traceback": "...\nValueError: no", "when": 0.0})
     assert str(status()) == "failed at epoch 2: ValueError: no"
-    again = claims.take(run.path)
-    assert again
+    again = taken(run.path)
     assert status().state == StepState.RUNNING  # the next attempt
     (run.path / "failed.json").unlink()
     again.forget()
-    leave_dead(run)
+    dead(run)
     reason = "its process exited without reporting (killed, or out of memory)"
     assert status() == StepStatus(StepState.DIED, 2, reason)
-    leave(tmp_path, TUNED, result={})
+    place(tmp_path, TUNED, result={})
     assert status() == StepStatus(StepState.DONE, TUNED.epochs)
     assert str(status()) == "done"
 
 
 def test_a_claim_of_another_machine_counts_as_long_as_it_beats(tmp_path: Path) -> None:
-    run = leave(tmp_path, DENSE)
+    run = place(tmp_path, DENSE)
     write_json(run.path / "claim-1", claims.identity() | {"host": "elsewhere", "job": "12_3"})
     assert status_of(DENSE, tmp_path).detail == f"process {os.getpid()} on elsewhere (SLURM job 12_3)"
     past = time.time() - claims.PATIENCE - 5
@@ -60,7 +52,7 @@ def test_a_claim_of_another_machine_counts_as_long_as_it_beats(tmp_path: Path) -
 
 
 def test_a_torn_line_is_no_epoch_and_a_file_no_step(tmp_path: Path) -> None:
-    run = leave(tmp_path, DENSE, epochs=3)
+    run = place(tmp_path, DENSE, rows=3)
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 4, "train_lo')
     assert status_of(DENSE, tmp_path) == StepStatus(StepState.MISSING, 3)
@@ -76,26 +68,23 @@ def test_steps_wait_for_what_is_not_done(tmp_path: Path) -> None:
 
     waiting = [f"waiting: for {step.parent}" for step in steps[1:]]
     assert found(*steps) == ["missing", *waiting]
-    leave(tmp_path, DENSE, epochs=1).resume.touch()
+    place(tmp_path, DENSE, rows=1).resume.touch()
     assert found(*steps) == ["partly done at epoch 1", *waiting]
-    leave(tmp_path, DENSE, result={})
+    place(tmp_path, DENSE, result={})
     assert found(*steps) == ["done", "missing", waiting[1], "missing", waiting[3]]
-    leave(tmp_path, PRUNED, result={})
-    leave(tmp_path, TUNED, failed={"error": "no"})
+    place(tmp_path, PRUNED, result={})
+    place(tmp_path, TUNED, failed={"error": "no"})
     assert found(*steps) == ["done", "done", "failed: no", "missing", waiting[3]]
     assert found(TUNED, OTHER_TUNED) == ["failed: no", "missing"]  # the parent is not among these
 
 
 @pytest.mark.parametrize("end", [StepState.FAILED, StepState.DIED])
 def test_what_starts_from_a_failure_is_not_run(tmp_path: Path, end: StepState) -> None:
-    run = leave(tmp_path, DENSE)
     if end == StepState.FAILED:
-        leave(tmp_path, DENSE, failed={"error": "no"})
+        place(tmp_path, DENSE, failed={"error": "no"})
     else:
-        leave_dead(run)
-    found = statuses((DENSE, PRUNED, TUNED), tmp_path)
-    assert [status.state for status in found.values()] == [end, StepState.BLOCKED, StepState.BLOCKED]
-    assert [str(found[step.id]) for step in (PRUNED, TUNED)] == [
-        f"not run: {DENSE.id} failed",
-        f"not run: {PRUNED.id} failed",
-    ]
+        dead(place(tmp_path, DENSE))
+    first, *others = statuses((DENSE, PRUNED, TUNED), tmp_path).values()
+    assert first.state == end
+    assert [status.state for status in others] == [StepState.BLOCKED] * 2
+    assert [str(status) for status in others] == [f"not run: {parent.id} failed" for parent in (DENSE, PRUNED)]

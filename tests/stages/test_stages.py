@@ -1,133 +1,157 @@
+import copy
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
 import torch
-from pruning.cost import cost
-from pruning.recipes import FinetuneRecipe, PruneRecipe, TrainRecipe
 
 from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
-from pruning.data import Data, Split
-from pruning.errors import UserError
-from pruning.stages import STAGES, Context, finetune, prune, train
-from pruning.training import Journal
+from pruning.data import Data, Split, train_batches
+from pruning.masks import CRITERIA, SCOPES, Criterion, Scores, Scoring
+from pruning.stages import STAGES, Context, Inputs, PruneRecipe
+from pruning.training import TrainRecipe
+from tests.helpers import equal
 
 ONE = TrainRecipe(epochs=1, batch_size=23, lr=0.05, momentum=0.9, weight_decay=5e-4)
-PERCENTS = (0.0, 0.001, 0.3, 0.8, 0.95, 0.999)
+PRUNABLE = {"resnet20": 267_696, "vgg16": 14_710_464}
 
 
-def context(data: Data, arch: str = "resnet20", parent: Checkpoint | None = None, seed: int = 0) -> Context:
-    return Context(arch, len(data.classes), data, seed, "fp32", parent, Journal())
+def run(stage: str, data: Data, recipe: Any, parent: Checkpoint | None = None, seed: int = 0) -> Checkpoint:
+    arch = parent.arch if parent else "resnet20"
+    return STAGES[stage].run(Context(arch, len(data.classes), data, seed, "fp32", parent), recipe)
 
 
 @cache
-def untrained(arch: str, classes: int) -> Checkpoint:
+def untrained(arch: str = "resnet20") -> Checkpoint:
     torch.manual_seed(0)
-    return Checkpoint(archs.build(arch, classes).state_dict(), {}, arch, classes, {})
+    return Checkpoint(archs.build(arch, 3).state_dict(), {}, arch, 3, {})
 
 
-def pruned(data: Data, percent: float, arch: str = "resnet20", **settings: str) -> Checkpoint:
-    return prune(context(data, arch, untrained(arch, len(data.classes))), PruneRecipe(percent=percent, **settings))
+def pruned(data: Data, parent: Checkpoint, sparsity: float, **settings: Any) -> Checkpoint:
+    return run("prune", data, PruneRecipe(sparsity=sparsity, **settings), parent)
 
 
 def gone(checkpoint: Checkpoint) -> tuple[int, int]:
     """Return (weights that are exactly +0.0 where the mask is False, prunable weights), checked against the cost."""
-    model = checkpoint.load_into(archs.build(checkpoint.arch, checkpoint.num_classes))
     size = (3, 32, 32) if checkpoint.arch.startswith("vgg") else (3, 8, 8)
-    counted = cost(model, checkpoint.mask, size)
+    counted = masks.cost(checkpoint.network(), checkpoint.mask, size)
     zeros = 0
     for name, keep in checkpoint.mask.items():
         left_out = checkpoint.weights[name][~keep]
-        assert not left_out.any() and not left_out.signbit().any()
+        assert not left_out.any()
+        assert not left_out.signbit().any()
         zeros += left_out.numel()
     assert counted["prunable"] - counted["prunable_nonzero"] == zeros
     assert counted["params"] - counted["params_nonzero"] == zeros
     return zeros, counted["prunable"]
 
 
-@pytest.mark.parametrize("percent", PERCENTS)
-@pytest.mark.parametrize(("arch", "prunable"), [("resnet20", 267_696), ("vgg16", 14_710_464)])
-def test_exactly_the_asked_number_of_weights_is_pruned(tiny: Data, arch: str, prunable: int, percent: float) -> None:
-    assert gone(pruned(tiny, percent, arch)) == (round(percent * prunable), prunable)
-
-
-@pytest.mark.parametrize("percent", PERCENTS)
-def test_finetuning_keeps_the_number(tiny: Data, percent: float) -> None:
-    before = pruned(tiny, percent)
-    after = finetune(context(tiny, parent=before), FinetuneRecipe(epochs=1, batch_size=23, lr=0.05, momentum=0.9))
+@pytest.mark.parametrize(
+    ("arch", "sparsity"), [("resnet20", s) for s in (0.0, 0.001, 0.3, 0.95, 0.999)] + [("vgg16", 0.8)]
+)
+def test_exactly_the_asked_number_of_weights_is_pruned_and_finetuning_keeps_it(
+    tiny: Data, arch: str, sparsity: float
+) -> None:
+    before = pruned(tiny, untrained(arch), sparsity)
+    assert gone(before) == (round(sparsity * PRUNABLE[arch]), PRUNABLE[arch])
+    few = Split(tiny.train.images[:4].repeat(1, 4, 4, 1), tiny.train.labels[:4])
+    data = replace(tiny, train=few, test=few) if arch == "vgg16" else tiny
+    after = run("finetune", data, replace(ONE, batch_size=2 if arch == "vgg16" else 23), before)
     assert gone(after) == gone(before)
-    assert all(torch.equal(after.mask[name], before.mask[name]) for name in before.mask)
-    assert not torch.equal(after.weights["fc.weight"], before.weights["fc.weight"])
+    assert equal(after.mask, before.mask)
+    first = next(iter(before.weights))
+    assert not torch.equal(after.weights[first], before.weights[first])
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_finetuning_vgg_keeps_the_number(tiny: Data, optimizer: str) -> None:
-    split = Split(tiny.train.images[:4].repeat(1, 4, 4, 1), tiny.train.labels[:4])
-    few = replace(tiny, train=split, test=split)
-    before = pruned(tiny, 0.8, "vgg16")
-    recipe = FinetuneRecipe(epochs=1, batch_size=2, lr=0.05, weight_decay=5e-4, optimizer=optimizer)
-    after = finetune(context(few, "vgg16", before), recipe)
-    assert gone(after) == (round(0.8 * 14_710_464), 14_710_464)
-    assert not torch.equal(after.weights["feature.0.weight"], before.weights["feature.0.weight"])
-
-
-@pytest.mark.parametrize("scope", masks.SCOPES)
+@pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_pruning_again_is_cumulative(tiny: Data, criterion: str, scope: str) -> None:
-    first = pruned(tiny, 0.3, criterion=criterion, scope=scope)
-    second = prune(context(tiny, parent=first), PruneRecipe(percent=0.8, criterion=criterion, scope=scope))
-    assert gone(second) == (round(0.8 * 267_696), 267_696)
+    first = pruned(tiny, untrained(), 0.3, criterion=criterion, scope=scope)
+    second = pruned(tiny, first, 0.8, criterion=criterion, scope=scope)
+    assert gone(second) == (round(0.8 * PRUNABLE["resnet20"]), PRUNABLE["resnet20"])
     assert all(not (second.mask[name] & ~first.mask[name]).any() for name in first.mask)
     if (criterion, scope) == ("magnitude", "global"):  # one step or two leave the same weights
-        at_once = pruned(tiny, 0.8)
-        assert all(torch.equal(second.mask[name], at_once.mask[name]) for name in second.mask)
-
-
-def test_pruning_to_less_than_before_is_refused(tiny: Data) -> None:
-    with pytest.raises(UserError, match=r"^prune.percent=0.3 is below the sparsity 0.8000 that the network already"):
-        prune(context(tiny, parent=pruned(tiny, 0.8)), PruneRecipe(percent=0.3))
+        assert equal(second.mask, pruned(tiny, untrained(), 0.8).mask)
 
 
 def test_pruning_changes_no_kept_weight_and_nothing_of_its_parent(tiny: Data) -> None:
-    parent = untrained("resnet20", 3)
-    before = {name: tensor.clone() for name, tensor in parent.weights.items()}
-    found = pruned(tiny, 0.8)
+    parent = untrained()
+    before = copy.deepcopy(parent.weights)
+    found = pruned(tiny, parent, 0.8)
     assert parent.mask == {}
-    for name, tensor in before.items():
-        assert torch.equal(parent.weights[name], tensor)
-        keep = found.mask.get(name, torch.ones_like(tensor, dtype=torch.bool))
-        assert torch.equal(found.weights[name][keep], tensor[keep])
+    assert equal(parent.weights, before)
+    assert equal(found.weights, masks.masked(before, found.mask))
 
 
-def test_linear_layers_can_be_prunable_too(tiny: Data) -> None:
-    assert gone(pruned(tiny, 0.5, layers="conv+linear")) == ((267_696 + 3 * 64) // 2, 267_696 + 3 * 64)
+def test_what_is_prunable_is_a_setting_and_other_layers_stay_pruned(tiny: Data) -> None:
+    total = PRUNABLE["resnet20"] + 3 * 64
+    assert gone(pruned(tiny, untrained(), 0.5, layers="conv+linear")) == (total // 2, total)
+    convolutions = pruned(tiny, untrained(), 0.8)
+    both = pruned(tiny, convolutions, 0.5, layers="linear")
+    assert gone(both) == (gone(convolutions)[0] + 96, total)
 
 
 def test_random_pruning_depends_on_the_seed_only(tiny: Data) -> None:
-    parent = untrained("resnet20", 3)
-    other = replace(parent, weights={name: tensor * 2 for name, tensor in parent.weights.items()})
-    recipe = PruneRecipe(percent=0.5, criterion="random")
+    other = replace(untrained(), weights={name: tensor * 2 for name, tensor in untrained().weights.items()})
 
-    def chosen(seed: int, start: Checkpoint = parent, data: Data = tiny) -> torch.Tensor:
-        return prune(context(data, parent=start, seed=seed), recipe).mask["conv1.weight"]
+    def chosen(seed: int, parent: Checkpoint, data: Data = tiny) -> torch.Tensor:
+        return run("prune", data, PruneRecipe(sparsity=0.5, criterion="random"), parent, seed).mask["conv1.weight"]
 
-    assert torch.equal(chosen(1), chosen(1, other))
-    assert torch.equal(chosen(1), chosen(1, data=replace(tiny, train=tiny.test)))
-    assert not torch.equal(chosen(1), chosen(2))
+    one = chosen(1, untrained())
+    assert torch.equal(one, chosen(1, other, replace(tiny, train=tiny.test)))
+    assert not torch.equal(one, chosen(2, untrained()))
+
+
+def test_a_criterion_has_its_settings_and_the_training_batches_of_the_seed(
+    tiny: Data, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[float] = []
+
+    def looking(given: Scoring, *, power: float = 1.0) -> Scores:
+        seen.append(power)
+        for _ in range(2):  # the same ones each time
+            expected = train_batches(tiny, batch_size=128, seed=5, epoch=0)
+            for (images, labels), (x, y) in zip(given.batches, expected, strict=True):
+                assert torch.equal(images, x)
+                assert torch.equal(labels, y)
+        return {name: weight.abs() ** power for name, weight in given.weights.items()}
+
+    monkeypatch.setitem(CRITERIA, "looking", Criterion(looking))
+    recipe = PruneRecipe.read({"percent": 0.5, "criterion": "looking", "power": 2}, "prune")
+    found = run("prune", tiny, recipe, untrained(), seed=5)
+    assert seen == [2.0]
+    assert gone(found)[0] == PRUNABLE["resnet20"] // 2
 
 
 def test_training_starts_from_the_seed_and_ends_dense(tiny: Data) -> None:
     none = replace(ONE, epochs=0)
-    one, again, other = (train(context(tiny, seed=seed), none) for seed in (0, 0, 1))
-    assert torch.equal(one.weights["conv1.weight"], again.weights["conv1.weight"])
-    assert not torch.equal(one.weights["conv1.weight"], other.weights["conv1.weight"])
-    assert one.mask == {} and one.normalisation == {"mean": list(tiny.mean), "std": list(tiny.std)}
-    assert gone(train(context(tiny), ONE)) == (0, 267_696)
+    one, same, other = (run("train", tiny, none, seed=seed).weights["conv1.weight"] for seed in (0, 0, 1))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    found = run("train", tiny, ONE)
+    assert not torch.equal(found.weights["conv1.weight"], one)
+    assert found.mask == {}
+    assert found.normalisation == {"mean": list(tiny.mean), "std": list(tiny.std)}
+    assert gone(found) == (0, PRUNABLE["resnet20"])
 
 
-def test_every_stage_has_a_recipe() -> None:
-    from pruning.plan import CHAINS
-    from pruning.recipes import RECIPES
+@pytest.mark.parametrize(("stage", "recipe"), [("prune", PruneRecipe(sparsity=0.5)), ("finetune", ONE)])
+def test_a_stage_that_needs_a_parent_says_so(tiny: Data, stage: str, recipe: Any) -> None:
+    with pytest.raises(ValueError, match="starts from a parent, and none was given"):
+        run(stage, tiny, recipe)
 
-    assert {stage for chain in CHAINS.values() for stage in chain} <= set(STAGES) <= set(RECIPES)
+
+def test_inputs_are_read_each_time_they_are_asked_for() -> None:
+    read: list[str] = []
+
+    def reader(role: str) -> Checkpoint:
+        read.append(role)
+        return untrained()
+
+    inputs = Inputs({"dense": lambda: reader("dense"), "teacher": lambda: reader("teacher")})
+    assert (list(inputs), len(inputs), read) == (["dense", "teacher"], 2, [])
+    assert inputs["teacher"] is inputs["teacher"] is untrained()
+    assert read == ["teacher", "teacher"]
+    assert not Inputs()

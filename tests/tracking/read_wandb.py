@@ -11,7 +11,7 @@ BLOCK, HEADER = 32768, 7
 
 def records(path: Path) -> Iterator[Any]:
     """Yield the records; a torn one at the end, of a run that was killed, is left out."""
-    from wandb.proto import wandb_internal_pb2 as wandb
+    from wandb.proto import wandb_internal_pb2 as protocol
 
     data, position, parts = path.read_bytes(), HEADER, b""
     assert data[:4] == b":W&B", "not a .wandb file"
@@ -26,7 +26,7 @@ def records(path: Path) -> Iterator[Any]:
             return
         parts = part if kind in (1, 2) else parts + part
         if kind in (1, 4):
-            yield wandb.Record.FromString(parts)
+            yield protocol.Record.FromString(parts)  # type: ignore[attr-defined]
 
 
 def history(path: Path) -> list[dict[str, Any]]:

@@ -63,7 +63,7 @@ def test_with_the_server_dead_the_sweep_finishes(command: Command, small: Small)
 
 
 def is_cell(server: FakeWandb, name: str, step: Run) -> None:
-    """The run that the agent reserved must have the result of `step`; the steps their own runs, in the sweep's group."""
+    """The run that the agent reserved must have the result of `step`, and each step a run of the sweep's group."""
     cell = server.runs[name]
     assert (cell.about["sweep"], cell.about["jobType"]) == (SWEEP, "cell")
     assert cell.config["step"]["value"] == result(step)["id"]

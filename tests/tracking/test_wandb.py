@@ -3,7 +3,8 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,21 @@ import pytest
 from pruning.runs import Run
 from pruning.tracking import Tracker, tracker
 from pruning.tracking.wandb import mode_of
-from tests.commands import ROOT, Command
-from tests.helpers import by_stage, result
+from tests.commands import ROOT, Command, Running
+from tests.helpers import by_stage, result, slow
+from tests.helpers import epochs as saved
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs, history, summary
 
 Small = tuple[str, ...]
-PRUNED = ("stage=prune", "train.epochs=6")
+STOPPED = pytest.param((signal.SIGTERM,), id="stopped")
+KILLED = pytest.param((signal.SIGTERM, signal.SIGKILL), id="killed", marks=slow)
+
+
+def end(running: Running, number: int, reached: Callable[[], Any]) -> None:
+    running.until(reached)
+    running.kill(number)
+    running.wait()
 
 
 def offline_file(runs: Path, run: Run) -> Path:
@@ -28,7 +37,7 @@ def offline_file(runs: Path, run: Run) -> Path:
     return path
 
 
-def told(run: Run) -> dict[str, Any]:
+def known(run: Run) -> dict[str, Any]:
     """Return what W&B must know of the result."""
     return {key: value for key, value in result(run).items() if value is not None}
 
@@ -36,29 +45,31 @@ def told(run: Run) -> dict[str, Any]:
 def test_offline_each_step_is_one_run_with_the_rows_and_the_result(
     command: Command, small: Small, tmp_path: Path
 ) -> None:
-    running = command.start(*small, *PRUNED, WANDB_MODE="offline")
-    running.until(lambda: list(command.runs.glob("train-*/resume.pt")))
-    running.kill(signal.SIGKILL)
-    running.wait()
-    done = command(*small, *PRUNED, WANDB_MODE="", HOME=str(tmp_path))  # no mode and no key: offline, and never asks
+    words = (*small, "stage=prune")
+    running = command.start(*words, WANDB_MODE="offline")
+    end(running, signal.SIGKILL, lambda: list(command.runs.glob("train-*/resume.pt")))
+    done = command(*words, WANDB_MODE="", HOME=str(tmp_path))  # no mode and no key: offline, and never asks
     assert (done.returncode, done.stderr) == (0, "")
     assert "W&B" not in done.stdout
     assert "wandb" not in done.stdout.lower().replace(str(tmp_path).lower(), "")
     for run in by_stage(command.runs).values():
         log = offline_file(command.runs, run)
         assert epochs(history(log)) == run.rows()
-        plain = {key: value for key, value in told(run).items() if isinstance(value, (int, float, str))}
+        plain = {key: value for key, value in known(run).items() if isinstance(value, (int, float, str))}
         assert {key: summary(log).get(key) for key in plain} == plain
 
 
-def test_online_a_step_is_a_run_under_its_own_id_and_whole_after_a_kill(
-    command: Command, small: Small, wandb_server: FakeWandb
+@pytest.mark.parametrize("ends", [STOPPED, KILLED])
+def test_online_a_step_is_a_run_under_its_own_id_with_no_epoch_missing_or_doubled(
+    command: Command, small: Small, wandb_server: FakeWandb, ends: tuple[signal.Signals, ...]
 ) -> None:
-    running = command.start(*small, *PRUNED, **wandb_server.environment)
-    running.until(lambda: any(len(seen.history) >= 2 for seen in list(wandb_server.runs.values())))
-    running.kill(signal.SIGKILL)
-    running.wait()
-    done = command(*small, *PRUNED, "env.wandb.group=ours", **wandb_server.environment)
+    words = (*small, "stage=prune", "train.epochs=12")
+    for attempt, number in enumerate(ends, 1):  # what has ended by SIGTERM sends its rows first, by SIGKILL none
+        running = command.start(*words, **wandb_server.environment)
+        end(running, number, partial(trained, command.runs, 3 * attempt))
+        (seen,) = wandb_server.runs.values()
+        assert 3 <= len(seen.history) < 12
+    done = command(*words, "env.wandb.group=ours", **wandb_server.environment)
     assert (done.returncode, done.stderr) == (0, "")
     runs = by_stage(command.runs)
     assert set(wandb_server.runs) == {result(run)["id"] for run in runs.values()}
@@ -68,19 +79,22 @@ def test_online_a_step_is_a_run_under_its_own_id_and_whole_after_a_kill(
         assert (seen.about["jobType"], seen.about["displayName"]) == (stage, run.path.name)
         assert {key: seen.config[key]["value"] for key in config["spec"]} == config["spec"]
         assert epochs(seen.history) == run.rows()
-        assert {key: seen.summary.get(key) for key in told(run)} == told(run)
+        assert {key: seen.summary.get(key) for key in known(run)} == known(run)
         assert seen.exit_code == 0
-        assert seen.summary.keys() & {"picture", "layers"} == (
-            {"picture", "layers"} if stage == "prune" else {"picture"}
-        )
+        assert {"picture", "layers"} & set(seen.summary) == {"picture", *(["layers"] if stage == "prune" else [])}
         assert (run.path / "picture.png").read_bytes() in wandb_server.uploads.values()
         model = wandb_server.artifact(f"model-{result(run)['id']}")
         assert json.loads(model["metadata"])["parent"] == result(run)["parent"]
         assert wandb_server.uploads[f"/storage/{model['id']}/model.safetensors"] == run.model.read_bytes()
-    trained, pruned = (wandb_server.runs[result(runs[stage])["id"]] for stage in ("train", "prune"))
-    assert [row["epoch"] for row in epochs(trained.history)] == [1, 2, 3, 4, 5, 6]
+    dense, pruned = (wandb_server.runs[result(runs[stage])["id"]] for stage in ("train", "prune"))
+    assert [row["epoch"] for row in epochs(dense.history)] == list(range(1, 13))
+    assert any(axis.get("1") == "epoch" for axis in dense.config["_wandb"]["value"]["m"])
     assert pruned.about["groupName"] == "ours"
-    assert any(axis.get("1") == "epoch" for axis in trained.config["_wandb"]["value"]["m"])
+
+
+def trained(runs: Path, count: int) -> bool:
+    """Return whether `count` epochs are on the disk."""
+    return saved(runs, "train-*") >= count
 
 
 class Refusing(BaseHTTPRequestHandler):
