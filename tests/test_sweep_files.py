@@ -2,9 +2,10 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
-import yaml
+from omegaconf import OmegaConf
 
 from tests.commands import ROOT, Command
 
@@ -29,23 +30,24 @@ def test_it_plans(name: str, command: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^cells: \d+$", done.stdout, re.M)
     assert not command.runs.exists()
-
-
-def test_the_paper_table_has_the_published_cells(command: Command) -> None:
-    done = command("+sweep=paper_table", "hydra/launcher=plan")
-    assert "cells: 48" in done.stdout and "(24 train, 24 prune, 48 finetune)" in done.stdout
-    epochs, _, alone, _ = map(int, re.findall(r"\d+", done.stdout.partition("epochs: ")[2])[:4])
-    header = (ROOT / "sweeps" / "paper_table.yaml").read_text().replace(",", "")
-    assert f"{epochs} epochs" in header and f"against {alone}" in header
+    if name == "paper_table":  # the published cells, at the cost that its header says
+        assert "cells: 48" in done.stdout
+        assert "(24 train, 24 prune, 48 finetune)" in done.stdout
+        epochs, _, alone = re.findall(r"\d+", done.stdout.partition("epochs: ")[2])[:3]
+        header = (ROOT / "sweeps" / f"{name}.yaml").read_text().replace(",", "")
+        assert f"{epochs} epochs" in header
+        assert f"against {alone}" in header
 
 
 def test_a_named_sweep_can_be_changed_on_the_command_line(command: Command) -> None:
     done = command("+sweep=ratios", "prune.percent=0.5", "seed=4,5", "arch=vgg16", "hydra/launcher=plan")
-    assert "cells: 2" in done.stdout and "arch=vgg16" not in done.stdout.partition("train.")[0].partition("seed=4")[0]
+    assert "cells: 2" in done.stdout
+    assert "(2 train, 2 prune, 2 finetune)" in done.stdout
 
 
 def test_the_wandb_sweep_gives_main_what_it_knows(command: Command) -> None:
-    sweep = yaml.safe_load((ROOT / "sweeps" / "wandb" / "ratios.yaml").read_text())
-    assert sweep["program"] == "main.py" and "${args_no_hyphens}" in sweep["command"]
+    sweep: Any = OmegaConf.to_container(OmegaConf.load(ROOT / "sweeps" / "wandb" / "ratios.yaml"))
+    assert sweep["program"] == "main.py"
+    assert "${args_no_hyphens}" in sweep["command"]
     cell = [f"{key}={values['values'][-1]}" for key, values in sweep["parameters"].items()]
     assert command(*cell, "hydra/launcher=plan").returncode == 0

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pruning.errors import UserError, check_choice
-from pruning.settings import Settings, setting
+from pruning.settings import Settings, check_range, setting
 
 SPACINGS = ("geometric", "linear")
 
@@ -17,8 +17,11 @@ def sparsities(
     "geometric" keeps the same fraction of what is left at each level (Frankle and Carbin 2019, arXiv 1803.03635),
     "linear" prunes the same number of weights; both are rounded to six digits. `at` gives the levels themselves:
     those between `start` and `target` are used, so that a way to a higher target contains the way to a lower one.
+    `target` and `start` are in [0, 1]; a target at or below the start is the only level.
     """
     check_choice("spacing", spacing, SPACINGS)
+    for name, value in (("target", target), ("start", start)):
+        check_range(name, value, {"least": 0, "most": 1})
     if count < 1:
         raise UserError(f"count must be >= 1, got {count}", "count")
     if at is not None:

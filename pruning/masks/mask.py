@@ -47,7 +47,8 @@ def enforcer(mask: Mapping[str, Tensor], model: nn.Module) -> Callable[[], None]
     if not mask:
         return lambda: None
     parameters = dict(model.named_parameters())
-    bits = [parameters[name].data.view(torch.int32) for name in mask]
+    integers = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by bytes per weight
+    bits = [parameters[name].data.view(integers[parameters[name].element_size()]) for name in mask]
     # same strides as the weights, so that the product runs over memory once
     keep = [torch.empty_like(b).copy_(k) for b, k in zip(bits, mask.values(), strict=True)]
 

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from pruning import rng
 from pruning.errors import UserError, check_choice
-from pruning.masks.criteria import CRITERIA, Criterion, Scoring
+from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
 from pruning.masks.levels import sparsities
 from pruning.masks.mask import Mask, counts, prunable
 from pruning.masks.scopes import SCOPES, Scope
+from pruning.settings import check_range
 
 
 def prune(
@@ -28,25 +29,28 @@ def prune(
     """Return the mask that prunes exactly `round(sparsity * N)` of the N prunable weights of `model` (on the CPU).
 
     The model is left as it is: `masked(model.state_dict(), mask)` are its pruned weights. `layers` says what is
-    prunable ("conv", "linear", "conv+linear"); what the mask `previous` has pruned stays pruned and counts.
+    prunable ("conv", "linear", "conv+linear"); what the mask `previous` has pruned stays pruned, counts where it is
+    prunable, and is part of the result.
     `batches` of (images, labels), as the model takes them, are for criteria that look at data; `seed` decides what a
     criterion draws. A criterion of several rounds prunes geometrically towards the sparsity, one round after another.
     Raises UserError (a ValueError) for a sparsity outside [0, 1] or below the present one, or an unknown name.
     """
     if isinstance(criterion, str):
         criterion = CRITERIA[check_choice("criterion", criterion, CRITERIA)]
-    names = prunable(model, layers)
-    mask: Mask = {name: keep for name, keep in (previous or {}).items() if name in names}
+    check_range("sparsity", sparsity, {"least": 0, "most": 1})
+    if not (names := prunable(model, layers)):
+        raise UserError(f"layers={layers}: the network has no such layers, so there is nothing to prune", "layers")
+    mask: Mask = {name: keep.cpu() for name, keep in (previous or {}).items()}
     size, kept = counts(mask, names, {name: weight.numel() for name, weight in model.named_parameters()})
     generator = rng.generator(seed, "criterion")
-    for target in sparsities(sparsity, count=criterion.rounds, start=1 - kept / size if size else 0.0):
+    for target in sparsities(sparsity, count=criterion.rounds, start=1 - kept / size):
         network = copy.deepcopy(model).eval()
         parameters = dict(network.named_parameters())
-        weights = {name: parameters[name] for name in names}
         for name, keep in mask.items():
-            weights[name].data.masked_fill_(~keep.to(weights[name].device), 0)
+            parameters[name].data.masked_fill_(~keep.to(parameters[name].device), 0)
+        weights = {name: parameters[name] for name in names}
         scores = criterion.score(Scoring(network, weights, batches, generator))
-        mask = keep_top({name: scores[name].detach().cpu() for name in names}, target, scope, mask)
+        mask |= keep_top(_checked(scores, weights), target, scope, mask)
     return mask
 
 
@@ -63,8 +67,9 @@ def keep_top(
     total, by largest remainder). What `previous` has pruned stays pruned and counts. Equal scores: the earlier
     position is kept. Raises UserError for a sparsity outside [0, 1] or below that of `previous`.
     """
-    if not 0 <= sparsity <= 1:
-        raise UserError(f"sparsity must be in [0, 1], got {sparsity}", "sparsity")
+    check_range("sparsity", sparsity, {"least": 0, "most": 1})
+    if not scores:
+        raise UserError("scores must have an entry for each prunable weight, got none", "scores")
     if isinstance(scope, str):
         scope = SCOPES[check_choice("scope", scope, SCOPES)]
     alive = {name: _alive(name, score, previous or {}) for name, score in scores.items()}
@@ -87,6 +92,15 @@ def keep_top(
         parts = kept.split([scores[name].numel() for name in names])
         mask |= {name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)}
     return {name: mask[name] for name in scores}
+
+
+def _checked(scores: Scores, weights: Mapping[str, Tensor]) -> Scores:
+    """Return the scores of `weights` on the CPU; ValueError if the criterion has left one out or changed a shape."""
+    for name, weight in weights.items():
+        if name not in scores or scores[name].shape != weight.shape:
+            got = f"shape {list(scores[name].shape)}" if name in scores else "none"
+            raise ValueError(f"a criterion must give a score of shape {list(weight.shape)} for {name}, got {got}")
+    return {name: scores[name].detach().cpu() for name in weights}
 
 
 def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 from pruning.checkpoints import Checkpoint
 from pruning.files import cannot_write
 from pruning.report.table import layers
-from pruning.runs import Run, lineage
+from pruning.runs import Run, Step, lineage
 
 
 def picture(run: Run, checkpoint: Checkpoint) -> Path | None:
@@ -53,7 +53,7 @@ def draw_epochs(axis: Any, run: Run) -> None:
     start = 0
     for ancestor in lineage(run):
         rows, step = ancestor.rows(), ancestor.step()
-        stage = step.stage if step else ancestor.path.name
+        stage = label(step) if step else ancestor.path.name
         if rows:
             epochs = [start + row["epoch"] for row in rows]
             (line,) = axis.plot(epochs, [row["test_top1"] for row in rows], marker=".", label=f"{stage}: test")
@@ -63,3 +63,8 @@ def draw_epochs(axis: Any, run: Run) -> None:
             axis.plot([start], [result["test_top1"]], "x", color="#c1121f", label=f"right after {stage}")
     if axis.has_data():
         axis.legend(fontsize=8, frameon=False)
+
+
+def label(step: Step) -> str:
+    """Return the stage, and the sparsity where there is one: levels differ in that only."""
+    return step.stage if step.sparsity is None else f"{step.stage} {step.sparsity:.4g}"

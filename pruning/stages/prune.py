@@ -39,7 +39,7 @@ class PruneRecipe(Settings):
 def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
     """Remove the parent's lowest-scoring weights; train nothing (Han et al. 2015, arXiv 1506.02626, section 3)."""
     parent = context.start
-    chosen = masks.prune(
+    mask = masks.prune(
         parent.network().to(context.device),
         recipe.sparsity,
         CRITERIA[recipe.criterion].with_settings(**recipe.arguments("criterion")),
@@ -49,7 +49,6 @@ def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
         batches=Batches(context),
         seed=context.seed,
     )
-    mask = parent.mask | chosen
     return replace(parent, weights=masks.masked(parent.weights, mask), mask=mask)
 
 

@@ -446,34 +446,22 @@ def test_a_failure_costs_its_dependants_and_nothing_else(
     submitters: Callable[[str], Submitter], reference: Path
 ) -> None:
     submitter = submitters("failing")
-    runs, names = submitter.runs, sorted(made(reference))
-    for name in names:  # to save time: all of seed 1 but one cell is there already
-        if "-s1-" in name and "-p0.3-" not in name:
-            shutil.copytree(reference / name, runs / name)
-    (broken,) = (runs / name for name in names if name.startswith("train-") and "-s0-" in name)
-    broken.mkdir()
+    runs = submitter.runs
+    (broken,) = (runs / name for name in made(reference) if name.startswith("train-") and "-s0-" in name)
+    broken.mkdir(parents=True)
     (broken / "resume.pt").write_bytes(b"PK torn by a crash of the disk")
-
     done = submitter.submit(WAIT, *GRID).wait()
     assert done.returncode == 1
-    error = f"failed: {broken.name}: {broken / 'resume.pt'} cannot be read"
-    assert error in done.stderr
+    error = f"{broken / 'resume.pt'} cannot be read"
+    assert f"failed: {broken.name}: {error}" in done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: 5 of 10 steps are not done (1 failed)")
     assert "2 of 4 cells are done" in done.stdout
     assert equal_to(reference, runs, 5)
     states = sorted(about(job)["JobState"] for job in jobs(runs))
-    assert states == ["CANCELLED", "CANCELLED", "COMPLETED", "FAILED"]
+    assert states == ["CANCELLED"] * 2 + ["COMPLETED"] * 3 + ["FAILED"]
     status = submitter("stage=status").stdout
-    for text in ("5 done, 1 failed, 4 not run", error, f"UserError: {broken / 'resume.pt'} cannot be read"):
+    for text in ("5 done, 1 failed, 4 not run", f"failed: {broken.name}: {error}", f"UserError: {error}"):
         assert text in status
-
-    (broken / "resume.pt").unlink()
-    before = result_times(runs)
-    again = submitter.submit(WAIT, *GRID).wait()
-    assert again.returncode == 0, again.stderr
-    assert "submitted 3 tasks: jobs " in again.stdout
-    assert before.items() <= result_times(runs).items()
-    assert equal_to(reference, runs, 10)
 
 
 def test_what_slurm_refuses_is_said_in_one_line(submitters: Callable[[str], Submitter]) -> None:

@@ -81,3 +81,10 @@ def test_what_cannot_be_is_refused(options: dict[str, Any], text: str) -> None:
     for make in (lambda: sparsities(0.8, **options), lambda: Levels(**options)):
         with pytest.raises(UserError, match=text):
             make()
+
+
+def test_a_sparsity_is_between_0_and_1() -> None:
+    for arguments, text in (((30.0, 0.0), r"^target must be in \[0, 1\], got 30"), ((0.5, -3.0), "^start must be in")):
+        target, start = arguments
+        with pytest.raises(UserError, match=text):
+            sparsities(target, count=3, start=start)

@@ -72,6 +72,16 @@ def test_the_enforcer_gives_plus_zero_and_keeps_every_other_bit() -> None:
     assert torch.equal(bits(model.weight), before * mask["weight"])
 
 
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_the_enforcer_reads_any_float(kind: torch.dtype) -> None:
+    model = nn.Linear(4, 2, bias=False).to(kind)
+    with torch.no_grad():
+        model.weight.copy_(torch.tensor([-1.0, math.inf, math.nan, 2.0]).expand(2, -1))
+    masks.enforcer({"weight": torch.tensor([False, False, False, True]).expand(2, -1)}, model)()
+    assert model.weight.tolist() == [[0.0, 0.0, 0.0, 2.0]] * 2
+    assert not model.weight.signbit().any()
+
+
 @pytest.mark.parametrize(("of_weights", "of_mask"), [(True, False), (False, True), (True, True)])
 def test_the_enforcer_reads_any_memory_format(of_weights: bool, of_mask: bool) -> None:
     model = nn.Conv2d(3, 4, (3, 2))

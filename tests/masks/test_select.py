@@ -213,3 +213,24 @@ def test_rounds_prune_geometrically_and_nest_and_the_count_is_exact() -> None:
     assert equal(seen[0], previous)
     assert [pruned(mask) for mask in [*seen, final]] == [round(level * 180) for level in wanted]
     assert all(nested(later, earlier) for earlier, later in zip(seen, [*seen[1:], final], strict=True))
+
+
+def test_what_was_pruned_in_other_layers_stays_pruned() -> None:
+    model = net()
+    first = masks.prune(model, 0.5, layers="conv+linear")
+    second = masks.prune(model, 0.9, layers="conv", previous=first)
+    assert torch.equal(second["4.weight"], first["4.weight"])
+    assert sum(int((~second[name]).sum()) for name in magnitudes(model)) == round(0.9 * (4 * 27 + 2 * 36))
+
+
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_what_prune_refuses(rounds: int) -> None:
+    for sparsity in (30, -0.1):
+        with pytest.raises(UserError, match=r"^sparsity must be in \[0, 1\], got "):
+            masks.prune(net(), sparsity, Criterion(lambda given: dict(given.weights), rounds))
+    with pytest.raises(UserError, match=r"^layers=conv: the network has no such layers"):
+        masks.prune(nn.Linear(2, 2), 0.5)
+    with pytest.raises(ValueError, match=r"score of shape \[4, 3, 3, 3\] for 0.weight, got none"):
+        masks.prune(net(), 0.5, Criterion(lambda _: {}, rounds))
+    with pytest.raises(ValueError, match=r"for 0.weight, got shape \[\]"):
+        masks.prune(net(), 0.5, Criterion(lambda given: {name: torch.ones(()) for name in given.weights}, rounds))

@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -10,6 +11,7 @@ from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
 from pruning.data import Data, Split, train_batches
 from pruning.masks import CRITERIA, SCOPES, Criterion, Scores, Scoring
+from pruning.masks.scopes import Groups
 from pruning.stages import STAGES, Context, Inputs, PruneRecipe
 from pruning.training import TrainRecipe
 from tests.helpers import equal
@@ -29,8 +31,8 @@ def untrained(arch: str = "resnet20") -> Checkpoint:
     return Checkpoint(archs.build(arch, 3).state_dict(), {}, arch, 3, {})
 
 
-def pruned(data: Data, parent: Checkpoint, sparsity: float, **settings: Any) -> Checkpoint:
-    return run("prune", data, PruneRecipe(sparsity=sparsity, **settings), parent)
+def pruned(data: Data, parent: Checkpoint, sparsity: float, seed: int = 0, **settings: Any) -> Checkpoint:
+    return run("prune", data, PruneRecipe(sparsity=sparsity, **settings), parent, seed)
 
 
 def gone(checkpoint: Checkpoint) -> tuple[int, int]:
@@ -58,7 +60,9 @@ def test_exactly_the_asked_number_of_weights_is_pruned_and_finetuning_keeps_it(
     assert gone(before) == (round(sparsity * PRUNABLE[arch]), PRUNABLE[arch])
     few = Split(tiny.train.images[:4].repeat(1, 4, 4, 1), tiny.train.labels[:4])
     data = replace(tiny, train=few, test=few) if arch == "vgg16" else tiny
-    after = run("finetune", data, replace(ONE, batch_size=2 if arch == "vgg16" else 23), before)
+    recipe = replace(ONE, batch_size=2 if arch == "vgg16" else 23)
+    assert equal(run("finetune", data, replace(recipe, epochs=0), before).weights, before.weights)
+    after = run("finetune", data, recipe, before)
     assert gone(after) == gone(before)
     assert equal(after.mask, before.mask)
     first = next(iter(before.weights))
@@ -69,10 +73,12 @@ def test_exactly_the_asked_number_of_weights_is_pruned_and_finetuning_keeps_it(
 @pytest.mark.parametrize("criterion", ["magnitude", "random"])
 def test_pruning_again_is_cumulative(tiny: Data, criterion: str, scope: str) -> None:
     first = pruned(tiny, untrained(), 0.3, criterion=criterion, scope=scope)
-    second = pruned(tiny, first, 0.8, criterion=criterion, scope=scope)
+    second = pruned(tiny, first, 0.8, seed=1, criterion=criterion, scope=scope)
     assert gone(second) == (round(0.8 * PRUNABLE["resnet20"]), PRUNABLE["resnet20"])
     assert all(not (second.mask[name] & ~first.mask[name]).any() for name in first.mask)
-    if (criterion, scope) == ("magnitude", "global"):  # one step or two leave the same weights
+    if scope == "layer":
+        assert all(abs(int((~keep).sum()) - 0.8 * keep.numel()) < 1 for keep in second.mask.values())
+    elif criterion == "magnitude":  # one step or two leave the same weights
         assert equal(second.mask, pruned(tiny, untrained(), 0.8).mask)
 
 
@@ -97,14 +103,14 @@ def test_random_pruning_depends_on_the_seed_only(tiny: Data) -> None:
     other = replace(untrained(), weights={name: tensor * 2 for name, tensor in untrained().weights.items()})
 
     def chosen(seed: int, parent: Checkpoint, data: Data = tiny) -> torch.Tensor:
-        return run("prune", data, PruneRecipe(sparsity=0.5, criterion="random"), parent, seed).mask["conv1.weight"]
+        return pruned(data, parent, 0.5, seed, criterion="random").mask["conv1.weight"]
 
     one = chosen(1, untrained())
     assert torch.equal(one, chosen(1, other, replace(tiny, train=tiny.test)))
     assert not torch.equal(one, chosen(2, untrained()))
 
 
-def test_a_criterion_has_its_settings_and_the_training_batches_of_the_seed(
+def test_criterion_and_scope_have_their_settings_and_a_criterion_the_training_batches_of_the_seed(
     tiny: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[float] = []
@@ -118,11 +124,17 @@ def test_a_criterion_has_its_settings_and_the_training_batches_of_the_seed(
                 assert torch.equal(labels, y)
         return {name: weight.abs() ** power for name, weight in given.weights.items()}
 
+    def reserved(shapes: Mapping[str, torch.Size], total: int, _: object, *, dense: int = 0) -> Groups:
+        names = list(shapes)
+        return {tuple(names[:dense]): 0, tuple(names[dense:]): total}
+
     monkeypatch.setitem(CRITERIA, "looking", Criterion(looking))
-    recipe = PruneRecipe.read({"percent": 0.5, "criterion": "looking", "power": 2}, "prune")
-    found = run("prune", tiny, recipe, untrained(), seed=5)
+    monkeypatch.setitem(SCOPES, "reserved", reserved)
+    node = {"percent": 0.5, "criterion": "looking", "power": 2, "scope": "reserved", "dense": 3}
+    found = run("prune", tiny, PruneRecipe.read(node, "prune"), untrained(), seed=5)
     assert seen == [2.0]
     assert gone(found)[0] == PRUNABLE["resnet20"] // 2
+    assert [bool(keep.all()) for keep in found.mask.values()] == [True] * 3 + [False] * (len(found.mask) - 3)
 
 
 def test_training_starts_from_the_seed_and_ends_dense(tiny: Data) -> None:

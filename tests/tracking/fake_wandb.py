@@ -6,6 +6,8 @@ under /storage. It was made from requests that were observed, not from a specifi
 wandb-core crashes where a field that it asked for is missing, so replies are complete.
 """
 
+# ruff: noqa: N802 (the names of the operations are W&B's)
+
 import gzip
 import json
 import threading
@@ -17,6 +19,11 @@ from typing import Any
 Json = dict[str, Any]
 SWEEP = "sweep1"
 PROJECT = {"id": "project", "name": "pruning", "entity": {"id": "entity", "name": "ours"}}
+
+
+def environment(url: str) -> Json:
+    """Return the variables that send the wandb client to `url`."""
+    return {"WANDB_MODE": "", "WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4}
 
 
 @dataclass
@@ -41,16 +48,12 @@ class TrackedRun:
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """Serves on the loopback from `with` on; `environment` sends the wandb client to it."""
+    """Serves on the loopback until `with` ends."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.environment: dict[str, Any] = {
-            "WANDB_MODE": "",
-            "WANDB_BASE_URL": self.url,
-            "WANDB_API_KEY": "0123456789" * 4,
-        }
+        self.environment = environment(self.url)
         self.runs: dict[str, TrackedRun] = {}
         self.artifacts: dict[str, Json] = {}  # by id: what CreateArtifact was given, and whether it is committed
         self.uploads: dict[str, bytes] = {}  # by path
@@ -80,8 +83,6 @@ class Operations:
         method = getattr(self, operation, None)
         return method(variables) if method else {}
 
-    # ruff: noqa: N802 (the names are W&B's)
-
     def Viewer(self, _: Json) -> Json:
         return {"viewer": {"id": "user", "entity": "ours", "username": "we", "flags": "{}", "teams": {"edges": []}}}
 
@@ -108,7 +109,7 @@ class Operations:
         return {
             "id": name,
             "name": name,
-            "displayName": run.about["displayName"] or name,
+            "displayName": run.about.get("displayName", name),
             "config": json.dumps(run.config),
             "historyLineCount": len(run.history),
             "project": PROJECT,
@@ -116,7 +117,8 @@ class Operations:
 
     def UpsertBucket(self, given: Json) -> Json:
         new = given["name"] not in self.server.runs
-        run = self.server.runs.setdefault(given["name"], TrackedRun(about=given))
+        run = self.server.runs.setdefault(given["name"], TrackedRun())
+        run.about |= {key: value for key, value in given.items() if value is not None}
         run.config |= json.loads(given["config"] or "{}")
         return {"upsertBucket": {"bucket": self.bucket(given["name"], run), "inserted": new}}
 
@@ -169,13 +171,15 @@ class Operations:
     def CreateAgent(self, _: Json) -> Json:
         return {"createAgent": {"agent": {"id": "agent"}}}
 
-    def Heartbeat(self, _: Json) -> Json:
-        """Give the agent the next cell, if there is one."""
-        commands = []
+    def Heartbeat(self, given: Json) -> Json:
+        """Give the agent the next cell; let it go when there is none left and none runs."""
+        commands: list[Json] = []
         if self.server.cells:
-            cell = self.server.cells.pop(0)
-            args = {key: {"value": value} for key, value in cell.items()}
-            commands = [{"type": "run", "id": "c", "run_id": f"cell{len(self.server.cells)}", "args": args}]
+            args = {key: {"value": value} for key, value in self.server.cells.pop(0).items()}
+            run = f"cell{len(self.server.cells)}"
+            commands = [{"type": "run", "id": run, "run_id": run, "program": "main.py", "args": args}]
+        elif json.loads(given["runState"]) == {}:
+            commands = [{"type": "exit"}]
         return {"agentHeartbeat": {"agent": {"id": "agent"}, "commands": json.dumps(commands)}}
 
 
