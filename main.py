@@ -23,6 +23,7 @@ def main(composed: DictConfig) -> None:
         if config["stage"]["name"] == "status":
             show_status(config)
         elif launcher.single_in_process:
+            launcher.settings()  # refused also where they are not needed
             make(config)
         else:  # one cell, as a sweep of one
             launcher.start([config])

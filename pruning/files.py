@@ -1,6 +1,7 @@
 """Files that are whole or not there: write beside it, fsync, rename."""
 
 import contextlib
+import errno
 import json
 import os
 import uuid
@@ -45,4 +46,5 @@ class CannotWriteError(UserError):
 
 def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """Return the error to raise in place of `error`: one line with the path, the cause and what to do."""
-    return CannotWriteError(f"cannot write {path}: {error.strerror or error}; free some space or choose another place")
+    advice = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+    return CannotWriteError(f"cannot write {path}: {error.strerror or error}; {advice}choose another place")

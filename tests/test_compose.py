@@ -161,6 +161,7 @@ def test_an_unknown_key_in_one_cell_is_named(hydra: Hydra, wrong: str, message: 
             ["prune=magnitude,randm"],
             r"prune=randm: there is no such option; prune must be one of magnitude, random; did you mean random\?",
         ),
+        (["hydra/launcher=plan", "+hydra.launcher.workers=2"], "hydra.launcher has no settings, got 'workers'"),
         (["env.threads=1,2", "seed=0,1"], "env.threads must be the same in all cells of a sweep, got 1 and 2"),
     ],
 )

@@ -110,7 +110,7 @@ def test_a_place_that_cannot_be_written_is_refused(refused: Callable[..., str], 
     for place in (tmp_path / "file", tmp_path / "file" / "below"):
         line = refused(runs=place)
         assert line.startswith(f"cannot write {place}")
-        assert line.endswith("; free some space or choose another place, with env.runs=DIR")
+        assert line.endswith("; choose another place, with env.runs=DIR")
 
 
 def test_help_names_the_choices_and_imports_nothing_slow() -> None:

@@ -28,8 +28,12 @@ class GraphLauncher(Launcher):
         self.start(configs(self.context, self.config, job_overrides))
         return []  # the results are on the disk
 
+    def settings(self) -> Any:
+        """Return the node hydra.launcher, checked; UserError if anything is wrong."""
+        raise NotImplementedError
+
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
-        """Read every cell before anything runs, then run the sweep."""
+        """Read the settings and every cell before anything runs, then run the sweep."""
         raise NotImplementedError
 
     def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
@@ -42,11 +46,15 @@ class GraphLauncher(Launcher):
 class PlanLauncher(GraphLauncher):
     """Prints what would run; runs nothing and writes nothing."""
 
-    def start(self, cells: Sequence[dict[str, Any]]) -> None:
-        from pruning.pipeline import forecast
+    def settings(self) -> Any:
         from pruning.settings import Settings
 
-        Settings.read(self.node, "hydra.launcher")
+        return Settings.read(self.node, "hydra.launcher")
+
+    def start(self, cells: Sequence[dict[str, Any]]) -> None:
+        from pruning.pipeline import forecast
+
+        self.settings()
         print(forecast.plan_text(self.sweep(cells)))
 
 
@@ -55,18 +63,28 @@ class LocalLauncher(GraphLauncher):
 
     single_in_process = True
 
+    def settings(self) -> Any:
+        from pruning.launch.local import LocalSettings
+
+        return LocalSettings.read(self.node, "hydra.launcher")
+
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         from pruning.launch import local
 
-        settings = local.LocalSettings.read(self.node, "hydra.launcher")
+        settings = self.settings()
         local.launch(self.sweep(cells), settings)
 
 
 class SlurmLauncher(GraphLauncher):
     """A SLURM cluster: submits and returns, or waits with `hydra.launcher.wait=true`."""
 
+    def settings(self) -> Any:
+        from pruning.launch.slurm import SlurmSettings
+
+        return SlurmSettings.read(self.node, "hydra.launcher")
+
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         from pruning.launch import slurm
 
-        settings = slurm.SlurmSettings.read(self.node, "hydra.launcher")
+        settings = self.settings()
         slurm.launch(self.sweep(cells, lambda wanted, env: slurm.resolve_precision(wanted, env, settings)), settings)

@@ -62,7 +62,11 @@ def explain(error: BaseException) -> str:
 def unknown_key(error: OmegaConfBaseException) -> str:
     """Return which keys there are, where OmegaConf only says that this one is none."""
     parent = error.parent_node
-    keys = [str(key) for key in parent] if isinstance(parent, dict) or hasattr(parent, "keys") else []
+    keys = (
+        [str(key) for key in parent if str(key) != "_target_"]
+        if isinstance(parent, dict) or hasattr(parent, "keys")
+        else []
+    )
     if not keys or str(error.key) in keys:
         return " ".join(str(error).split())
     return f"{error.full_key}: there is no such key; allowed are {', '.join(keys)}" + guess(str(error.key), keys)

@@ -143,7 +143,7 @@ class Feeder(threading.Thread):
         if outcome == Outcome.BUSY:
             time.sleep(RETRY)
         if outcome == Outcome.INTERRUPTED and not self.scheduler.stopping:
-            return Outcome.FAILED, "its process was told to stop by a signal from elsewhere"
+            return Outcome.FAILED, "its process was stopped by a signal from outside"
         return outcome, answer["error"]
 
     def signal(self, number: int) -> None:

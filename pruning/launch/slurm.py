@@ -83,7 +83,7 @@ def launch(sweep: Sweep, settings: SlurmSettings) -> None:
     jobs = submit(sweep, settings)
     ids = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     none = "what is missing is queued already" if plan.missing(sweep.steps, sweep.env.runs) else "nothing is missing"
-    print(f"submitted {len(jobs)} tasks: " + (f"jobs {ids}" if jobs else none))
+    print(f"submitted {len(jobs)} task{'' if len(jobs) == 1 else 's'}: " + (f"jobs {ids}" if jobs else none))
     print(f"watch:  squeue --me;  python main.py stage=status env.runs={shlex.quote(str(sweep.env.runs))}")
     print(f"record: {record}", flush=True)
     if settings.wait:

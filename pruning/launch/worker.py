@@ -30,15 +30,15 @@ def serve(requests: TextIO, answers: TextIO, env: Env) -> None:
     reporter = tracking.Reporter()
     for line in requests:
         step = Step.from_json(json.loads(line))
-        run, error_text = Run.for_step(step, env.runs), ""
+        run, error_text, redirected = Run.for_step(step, env.runs), "", False
         with StopRequest() as stop:
             try:
-                redirect(run.log)
+                redirected = redirect(run.log)
                 outcome = Outcome.DONE if try_run_step(step, env, reporter, stop) else Outcome.BUSY
             except Interrupted:
                 outcome = Outcome.INTERRUPTED
             except Exception as error:  # one step's failure is not the worker's
-                if run.path.is_dir():  # else there is no log
+                if redirected:  # else it would go to the log of the step before
                     traceback.print_exc()
                 outcome, error_text = Outcome.FAILED, last_line(error)
         sys.stdout.flush()
@@ -48,8 +48,8 @@ def serve(requests: TextIO, answers: TextIO, env: Env) -> None:
             return
 
 
-def redirect(log: Path) -> None:
-    """Send this process's output, native crashes included, to the end of `log`."""
+def redirect(log: Path) -> bool:
+    """Send this process's output, native crashes included, to the end of `log`; UserError if it cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -58,6 +58,7 @@ def redirect(log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    return True
 
 
 def main(env_json: str, cpus: str, parent: str) -> None:

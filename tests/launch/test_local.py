@@ -164,7 +164,7 @@ def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
     done = running.wait()
     assert done.returncode == 1
     head, *log, place, last = done.stderr.splitlines()
-    how = "killed by SIGKILL (out of memory?)" if killed else "told to stop by a signal from elsewhere"
+    how = "killed by SIGKILL (out of memory?)" if killed else "stopped by a signal from outside"
     assert head == f"failed: {name}: its process was {how}"
     assert any("epoch 1/20" in line for line in log)
     assert place == f"  log: {command.runs / name / 'log.txt'}"
@@ -273,7 +273,7 @@ def test_a_worker_answers_whatever_becomes_of_a_step(tmp_path: Path, monkeypatch
     feeder.process = feeder.launch()
     with feeder.process as process:  # closes its stdin, then waits
         log = tmp_path / in_the_way.name / "log.txt"
-        text = f"cannot write {log}: File exists; free some space or choose another place, with env.runs=DIR"
+        text = f"cannot write {log}: File exists; choose another place, with env.runs=DIR"
         assert feeder.ask(in_the_way) == (Outcome.FAILED, text)
         assert feeder.ask(elsewhere) == (Outcome.BUSY, "")
         text = "finetune.batch_size is not set: give finetune.batch_size=... or choose a recipe"

@@ -380,7 +380,7 @@ def test_a_killed_job_is_noticed_and_made_by_a_relaunch(disturbed: dict[str, Dis
     assert len(before) == 2
     again = case.submitter.submit(WAIT, *case.overrides).wait()
     assert again.returncode == 0, again.stderr
-    assert "submitted 1 tasks: jobs " in again.stdout
+    assert "submitted 1 task: jobs " in again.stdout
     assert before.items() <= result_times(case.submitter.runs).items()
     assert_done_once(case, reference, 3)
 
@@ -428,7 +428,7 @@ def test_what_is_edited_while_a_job_waits_does_not_change_it(
     overrides = (*places, *submitter.recipe, *SLURM, HOLD, f"hydra.launcher.snapshot={snapshot}", *ONE)
     command = [sys.executable, "main.py", *overrides]
     done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
-    assert "submitted 1 tasks" in done.stdout
+    assert "submitted 1 task" in done.stdout
     shutil.rmtree(tmp_path / "conf")
     broken = ["main.py", "hydra_plugins/pruning_hydra/__init__.py"]
     for name in broken + (["pruning/__init__.py"] if snapshot == "true" else []):
@@ -477,3 +477,18 @@ def test_a_job_that_is_timed_out_comes_back(disturbed: dict[str, Disturbed], ref
     case = disturbed["timed out"]
     assert_came_back(case, reference, 3)
     assert "Job has timed out" in case.run.log.read_text()
+
+
+# What is added from outside, in jobs too.
+
+
+def test_a_stage_with_two_inputs_after_three_levels(submitters: Callable[[str], Submitter], tmp_path: Path) -> None:
+    submitter = submitters("toy")
+    toy = ("env.imports=[tests.extension.toy]", "stage.name=average", "+average.share=0.6", "seed=0,1", "-m")
+    levels = ("levels=iterative", "prune.percent=0.8")
+    done = submitter.submit(*levels, WAIT, *toy).wait()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(jobs(submitter.runs)) == 2  # a chain is one task
+    local = submitter(*submitter.recipe, *levels, *toy, runs=tmp_path)
+    assert local.returncode == 0, local.stderr
+    assert equal_to(tmp_path, submitter.runs, 2 * 8)

@@ -79,11 +79,11 @@ def test_the_table_says_what_each_step_is_and_waits_for(tmp_path: Path) -> None:
     def table() -> list[list[str]]:
         return [line.split() for line in forecast.plan_text(sweep).split("\n\n")[0].splitlines()[2:]]
 
-    told = ["dataset=digits", "arch=resnet20", "seed=0"]
+    common = ["dataset=digits", "arch=resnet20", "seed=0"]
     assert table() == [
-        ["train", DENSE.id, *told, "train.epochs=8", "missing"],
+        ["train", DENSE.id, *common, "train.epochs=8", "missing"],
         ["prune", PRUNED.id, "prune.percent=0.3", "missing", DENSE.id],
-        ["finetune", TUNED.id, *told, "finetune.epochs=5", "missing", PRUNED.id],
+        ["finetune", TUNED.id, *common, "finetune.epochs=5", "missing", PRUNED.id],
         ["prune", other.id, "prune.percent=0.5", "missing", DENSE.id],
     ]
     made(tmp_path, DENSE, 1)

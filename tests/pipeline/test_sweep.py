@@ -52,8 +52,8 @@ def test_each_step_is_made_once_after_its_parent(wished: list[Cell], chance: ran
     check(sweep)
     assert [one.id for one in sweep.wanted] == list(dict.fromkeys(chain(*cell)[-1].id for cell in wished))
     assert len(sweep.steps) == len({(p if s != "train" else 0, seed, s) for p, seed, t in wished for s in upto(t)})
-    told = differences(sweep.steps)
-    assert len({(one.stage, told[one.id]) for one in sweep.steps}) == len(sweep.steps)
+    found = differences(sweep.steps)
+    assert len({(one.stage, found[one.id]) for one in sweep.steps}) == len(sweep.steps)
     shuffled = wished * 2  # the id is that of the set of wishes
     chance.shuffle(shuffled)
     assert sweep_of(shuffled).id == sweep.id != sweep_of([*wished, (0.7, 7, "prune")]).id
@@ -113,7 +113,7 @@ def test_cells_in_different_places_are_refused() -> None:
         Sweep.from_cells(configs, lambda *_: "fp32")
 
 
-def test_cells_share_the_levels_that_they_have_in_common(tmp_path: Path) -> None:
+def test_cells_share_the_levels_that_they_have_in_common() -> None:
     """A step knows its own sparsity only, so the way to 0.7 is the beginning of the way to 0.9."""
     sweep = Sweep.from_cells(
         [composed("levels.at=[0.3,0.5,0.7]", f"prune.percent={p}", "env.device=cpu") for p in (0.5, 0.7, 0.9)],
@@ -122,8 +122,8 @@ def test_cells_share_the_levels_that_they_have_in_common(tmp_path: Path) -> None
     assert [len(chain) for chain in sweep.chains] == [5, 7, 9]
     assert len(sweep.steps) == 9
     assert names(sweep.tasks) == ["t p0.3 f0.3 p0.5 f0.5", "p0.7 f0.7", "p0.9 f0.9"]
-    told = differences(sweep.steps)
-    assert [told[one.id] for one in sweep.steps[1:5]] == [f"prune.percent={p}" for p in (0.3, 0.3, 0.5, 0.5)]
+    found = differences(sweep.steps)
+    assert [found[one.id] for one in sweep.steps[1:5]] == [f"prune.percent={p}" for p in (0.3, 0.3, 0.5, 0.5)]
     one_shot = Sweep.from_cells([composed("prune.percent=0.3", "env.device=cpu")], lambda *_: "fp32")
     assert [one.id for one in one_shot.steps] == [one.id for one in sweep.steps[:3]]
 
@@ -141,13 +141,13 @@ DENSE, PRUNED, TUNED = chain(0.3, 0, "finetune")
 OTHER = chain(0.5, 0, "prune")[1]
 
 
-def test_what_differs_within_a_stage_is_told_with_what_the_step_started_from() -> None:
+def test_what_differs_within_a_stage_comes_with_what_the_step_started_from() -> None:
     sweep = sweep_of([(p, s, "finetune") for p in (0.3, 0.5) for s in (0, 1)])
-    told = differences(sweep.steps)
-    assert {told[one.id] for one in sweep.steps if one.stage == "train"} == {"seed=0", "seed=1"}
+    found = differences(sweep.steps)
+    assert {found[one.id] for one in sweep.steps if one.stage == "train"} == {"seed=0", "seed=1"}
     for stage in ("prune", "finetune"):
         expected = {f"seed={s} prune.percent={p}" for p in (0.3, 0.5) for s in (0, 1)}
-        assert {told[one.id] for one in sweep.steps if one.stage == stage} == expected
+        assert {found[one.id] for one in sweep.steps if one.stage == stage} == expected
 
 
 def test_the_only_step_of_its_stage_has_all_its_settings() -> None:

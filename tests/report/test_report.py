@@ -99,13 +99,8 @@ def test_the_picture_shows_the_curves_of_the_ancestors(runs: list[Run]) -> None:
     legend, lines = axis.get_legend(), axis.get_lines()
     assert legend
     names = [text.get_text() for text in legend.get_texts()]
-    assert names == [
-        "train: test",
-        "train: train",
-        "right after prune 0.3",
-        "finetune 0.3: test",
-        "finetune 0.3: train",
-    ]
+    curves = ["train: test", "train: train", "right after prune 0.3", "finetune 0.3: test", "finetune 0.3: train"]
+    assert names == curves
     assert [list(np.asarray(line.get_xdata())) for line in lines] == [[1, 2], [1, 2], [2], [3], [3]]
 
 
