@@ -1,4 +1,5 @@
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -150,3 +151,18 @@ def test_an_unknown_key_of_each_group_is_refused_in_one_line(typo: str, guess: s
     assert text.startswith(f"a setting of {group} must be one of ")
     assert text.endswith(f", got {key!r}; did you mean {guess}?")
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "text"),
+    [
+        (("stage=train", "prune.percent=30"), "prune.percent must be in [0, 1), got 30"),
+        (("stage=train", "+finetune.foo=1"), "a setting of finetune must be one of"),
+        (("stage=prune", "finetune.lr=-1"), "finetune.lr must be > 0, got -1"),
+    ],
+)
+def test_stages_that_the_result_does_not_need_are_checked_too(
+    overrides: tuple[str, ...], text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+        plan.chain(composed(f"env.runs={tmp_path}", *overrides), Env(runs=tmp_path))

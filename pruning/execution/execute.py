@@ -14,7 +14,7 @@ from pruning.errors import Interrupted, UserError, naming
 from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
-from pruning.runs import Ref, Result, Run, Step, claims
+from pruning.runs import Ref, Result, Run, Step, claims, is_file
 from pruning.runs.provenance import describe
 from pruning.stages import STAGES, Context, Inputs
 
@@ -116,7 +116,7 @@ def _context(step: Step, images: data.Data, env: Env, recorder: RunRecorder) -> 
 def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
     """Read a checkpoint that the step starts from or reads; a file from elsewhere is checked against the network."""
     path = step.place(ref, runs)
-    if not ref.startswith("sha256:"):
+    if not is_file(ref):
         return load(path)
     with naming(keys={"path": "resume"}):
         return load_as(path, step.arch["name"], step.num_classes)

@@ -51,9 +51,14 @@ class Request:
             raise UserError(f"seed must be a whole number >= 0, got {seed}")
         dataset, root, num_classes = read_dataset(config["dataset"], env, progress)
         arch = read_arch(group("arch", config))
+        nodes = {name: config[name] for name in STAGES if name in config}
+        for name, node in nodes.items():  # also those that this result does not need
+            STAGES[name].recipe.check_keys(node, name)
+            if not STAGES[name].recipe.missing(node):
+                STAGES[name].recipe.read(node, name)
         resume = config.get("resume")
         return cls(
-            nodes={name: config[name] for name in STAGES if name in config},
+            nodes=nodes,
             dataset=dataset,
             root=root,
             num_classes=num_classes,

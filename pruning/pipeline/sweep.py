@@ -12,7 +12,7 @@ from pruning.data import Progress
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.pipeline.plan import chain, graph
-from pruning.runs import Step
+from pruning.runs import Step, is_file
 from pruning.runs.records import record_sweep
 
 
@@ -107,14 +107,14 @@ def differences(steps: Sequence[Step]) -> dict[str, str]:
     found: dict[str, str] = {}
     for stage, group in of_stage.items():
         if len(group) == 1:
-            telling = {key for key in flat[group[0].id] if key.startswith(f"{stage}.") or "." not in key}
+            telling = {key for key in flat[group[0].id] if key.startswith((f"{stage}.", "dataset.")) or "." not in key}
         else:
             values: dict[str, set[str | None]] = {key: set() for step in group for key in flat[step.id]}
             for step in group:
                 own = flat[step.id]
                 stages = {key.partition(".")[0] for key in own}
                 for key, seen in values.items():
-                    if key in own or key.partition(".")[0] in stages:
+                    if key in own or "." not in key or key.partition(".")[0] in {*stages, "dataset"}:
                         seen.add(own.get(key))
             telling = {key for key, seen in values.items() if len(seen) > 1}
         for step in group:
@@ -130,7 +130,12 @@ def flatten(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
     found: dict[str, dict[str, str]] = {}
     for step in steps:
         named = {"dataset": step.dataset["name"], "arch": step.arch["name"], "seed": str(step.seed)}
+        others = {key: value for key, value in step.dataset.items() if key not in ("name", "fingerprint")}
+        named |= {f"dataset.{key}": plain(value) for key, value in others.items()}
+        if step.parent and is_file(step.parent):
+            named["resume"] = step.places[step.parent]
         own = {f"{step.stage}.{key}": plain(value) for key, value in step.recipe.items()}
+        own |= {f"{step.stage}.precision": step.precision} if step.epochs else {}
         found[step.id] = named | found.get(step.parent or "", {}) | own
     return found
 

@@ -9,7 +9,7 @@ from pruning.report.table import layers
 from pruning.runs import Run, Step, lineage
 
 
-def picture(run: Run, checkpoint: Checkpoint) -> Path | None:
+def picture(run: Run, checkpoint: Checkpoint) -> Path:
     """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file."""
     import matplotlib
 

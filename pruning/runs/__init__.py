@@ -2,7 +2,7 @@
 
 from pruning.runs.run import Result, Run, every, find, lineage, results
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
-from pruning.runs.step import Ref, Step
+from pruning.runs.step import Ref, Step, is_file
 
 __all__ = [
     "LOST",
@@ -14,6 +14,7 @@ __all__ = [
     "StepStatus",
     "every",
     "find",
+    "is_file",
     "lineage",
     "results",
     "status_of",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from pruning.files import read_json, write_json
-from pruning.runs.step import Ref, Step
+from pruning.runs.step import Ref, Step, is_file
 
 
 class Result(TypedDict):
@@ -102,7 +102,7 @@ class Run:
     def parent(self) -> "Run | None":
         """Return the run that this one started from; None for a root, a file, or if it is not here."""
         step = self.step()
-        if step is None or step.parent is None or step.parent.startswith("sha256:"):
+        if step is None or step.parent is None or is_file(step.parent):
             return None
         return Run(self.path.parent / step.places[step.parent])
 

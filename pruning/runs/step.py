@@ -14,6 +14,11 @@ Ref = str
 """A checkpoint: the id of a step (`r3c763539b80e`), or `sha256:...` of a file."""
 
 
+def is_file(ref: Ref) -> bool:
+    """Whether it is a file from elsewhere, not the checkpoint of a run."""
+    return ref.startswith("sha256:")
+
+
 def unhashed(**default: Any) -> Any:
     """A field for names and places; it never decides a result."""
     return field(metadata={"unhashed": True}, **default)
@@ -62,7 +67,7 @@ class Step:
     def place(self, ref: Ref, runs: Path) -> Path:
         """Return the file of the checkpoint that the step reads as `ref`."""
         place = runs / self.places[ref]  # an absolute path stays what it is
-        return place if ref.startswith("sha256:") else place / "model.safetensors"
+        return place if is_file(ref) else place / "model.safetensors"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

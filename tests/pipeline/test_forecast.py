@@ -81,15 +81,15 @@ def test_the_table_says_what_each_step_is_and_waits_for(tmp_path: Path) -> None:
 
     common = ["dataset=digits", "arch=resnet20", "seed=0"]
     assert table() == [
-        ["train", DENSE.id, *common, "train.epochs=8", "missing"],
+        ["train", DENSE.id, *common, "train.epochs=8", "train.precision=fp32", "missing"],
         ["prune", PRUNED.id, "prune.percent=0.3", "missing", DENSE.id],
-        ["finetune", TUNED.id, *common, "finetune.epochs=5", "missing", PRUNED.id],
+        ["finetune", TUNED.id, *common, "finetune.epochs=5", "finetune.precision=fp32", "missing", PRUNED.id],
         ["prune", other.id, "prune.percent=0.5", "missing", DENSE.id],
     ]
     made(tmp_path, DENSE, 1)
     place(tmp_path, PRUNED, failed={"error": "ValueError: no"})
     assert [row[-2:] for row in table()] == [
-        ["train.epochs=8", "done"],
+        ["train.precision=fp32", "done"],
         ["ValueError:", "no"],
         ["missing", PRUNED.id],
         ["prune.percent=0.5", "missing"],

@@ -1,5 +1,6 @@
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,7 @@ def test_what_differs_within_a_stage_comes_with_what_the_step_started_from() -> 
 
 def test_the_only_step_of_its_stage_has_all_its_settings() -> None:
     assert list(differences([DENSE, PRUNED, OTHER]).values()) == [
-        "dataset=digits arch=resnet20 seed=0 train.epochs=8",
+        "dataset=digits arch=resnet20 seed=0 train.epochs=8 train.precision=fp32",
         "prune.percent=0.3",
         "prune.percent=0.5",
     ]
@@ -175,6 +176,20 @@ def test_the_settings_of_a_chain_are_those_of_its_last_level() -> None:
         "arch": "resnet20",
         "seed": "0",
         "train.epochs": "8",
+        "train.precision": "fp32",
         "prune.percent": "0.5",
         "finetune.epochs": "5",
+        "finetune.precision": "fp32",
     }
+
+
+def test_what_is_no_setting_of_a_stage_tells_steps_apart_too() -> None:
+    whole = step("train", epochs=1)
+    cropped, mirrored = (replace(whole, dataset={"name": "digits", **more}) for more in ({"pad": 2}, {"flip": True}))
+    assert list(differences([whole, cropped, mirrored]).values()) == ["", "dataset.pad=2", "dataset.flip=true"]
+    assert list(differences([whole, replace(whole, precision="bf16")]).values()) == [
+        "train.precision=fp32",
+        "train.precision=bf16",
+    ]
+    files = [replace(PRUNED, parent=f"sha256:{i}", places={f"sha256:{i}": f"/{i}.pth"}) for i in range(2)]
+    assert list(differences(files).values()) == ["resume=/0.pth", "resume=/1.pth"]

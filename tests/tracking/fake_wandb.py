@@ -37,7 +37,7 @@ class TrackedRun:
     exit_code: int | None = None
 
     def stream(self, sent: Json) -> None:
-        """Take in one request of the file stream; rows from `offset` on replace those sent before."""
+        """Keep one request of the file stream; rows from `offset` on replace those sent before."""
         files = sent.get("files") or {}
         if rows := files.get("wandb-history.jsonl"):
             self.history[rows["offset"] :] = [json.loads(line) for line in rows["content"]]

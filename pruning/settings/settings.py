@@ -8,31 +8,15 @@ beside it; those of functions that are not chosen decide nothing, and `non_defau
 
 import dataclasses
 import inspect
-import math
-import operator
-import types
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
 from functools import cache, partial
-from pathlib import Path
-from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 from pruning.errors import UserError, check_choice, naming
+from pruning.settings.values import check_range, value_of
 
 Axes = Mapping[str, Mapping[str, Callable[..., Any]]]
-WORDS = {
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    str: "a word",
-    Path: "a path",
-    type(None): "null",
-}
-
-
-def limits(**limits: Any) -> dict[str, Any]:
-    """Limits of a number, `least <= x <= most` or `above < x < below`, or the names that a word is `among`."""
-    return limits
 
 
 def setting(default: Any = MISSING, **limited: Any) -> Any:
@@ -66,17 +50,11 @@ class Settings:
 
         Refused are an unknown key, a wrong type or range, and a missing setting.
         """
-        if not isinstance(node, Mapping):
-            raise UserError(f"{name} must be a group of settings, got {node!r}", name)
+        cls.check_keys(node, name)
+        for key in cls.missing(node):
+            raise UserError(f"{name}.{key} is not set: give {name}.{key}=...{cls.ADVICE}", f"{name}.{key}")
         fields = {cls.KEYS.get(f.name, f.name): f for f in own_fields(cls)}
         others = cls.offered().keys() - fields.keys()
-        for key in node:
-            if not fields and not others:
-                raise UserError(f"{name} has no settings, got {key!r}", name)
-            check_choice(f"a setting of {name}", key, fields.keys() | others)
-        for key, f in fields.items():
-            if f.default is MISSING and f.default_factory is MISSING and node.get(key) in (None, "???"):
-                raise UserError(f"{name}.{key} is not set: give {name}.{key}=...{cls.ADVICE}", f"{name}.{key}")
         given = {f.name: node[key] for key, f in fields.items() if key in node}
         whole: Any = cls
         for key, kind in field_kinds(whole).items():
@@ -84,6 +62,23 @@ class Settings:
                 given[key] = kind.read(given[key], f"{name}.{key}")
         with naming(name, cls.KEYS):
             return cls(**given, options={key: node[key] for key in others if key in node})
+
+    @classmethod
+    def check_keys(cls, node: Any, name: str) -> None:
+        """Raise a UserError if the node `name` is no group, or has a key that is no setting."""
+        if not isinstance(node, Mapping):
+            raise UserError(f"{name} must be a group of settings, got {node!r}", name)
+        known = {cls.KEYS.get(f.name, f.name) for f in own_fields(cls)} | cls.offered().keys()
+        for key in node:
+            if not known:
+                raise UserError(f"{name} has no settings, got {key!r}", name)
+            check_choice(f"a setting of {name}", key, known)
+
+    @classmethod
+    def missing(cls, node: Mapping[str, Any]) -> list[str]:
+        """Return the keys of the settings that have no default, and no value in the node."""
+        needed = [f.name for f in own_fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+        return [key for name in needed if node.get(key := cls.KEYS.get(name, name)) in (None, "???")]
 
     def __post_init__(self) -> None:
         """Check types, choices and ranges; UserErrors name the field."""
@@ -156,57 +151,3 @@ def keywords(function: Callable[..., Any]) -> tuple[tuple[str, inspect.Parameter
         for name, parameter in inspect.signature(function).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     )
-
-
-def value_of(name: str, value: Any, kind: Any) -> Any:
-    """Return `value` as `kind` without guessing, else raise a UserError.
-
-    A kind is int, float, bool, str, Path, Mapping, a kind of settings, a tuple of one of them, or one of them or None.
-    """
-    if get_origin(kind) is Annotated:
-        kind = get_args(kind)[0]
-    if get_origin(kind) in (types.UnionType, Union):
-        kinds = get_args(kind)
-        return None if value is None else value_of(name, value, next(k for k in kinds if k is not type(None)))
-    if get_origin(kind) is tuple:
-        if isinstance(value, (list, tuple)):
-            return tuple(value_of(name, part, get_args(kind)[0]) for part in value)
-        example = "numbers like [0.5,0.75]" if get_args(kind)[0] is float else "words like [a,b]"
-        raise UserError(f"{name} must be a list of {example}, got {value!r}", name)
-    if get_origin(kind) is Mapping:
-        if isinstance(value, Mapping):
-            return dict(value)
-        raise UserError(f"{name} must be a group of settings like {{a: 1}}, got {value!r}", name)
-    if isinstance(kind, type) and issubclass(kind, Settings) and not isinstance(value, kind):
-        return kind.read(value, name)
-    if kind is Path and isinstance(value, (str, Path)):
-        return Path(value).expanduser()
-    if type(value) is kind:
-        return value
-    if kind is float and type(value) is int:
-        return float(value)
-    raise UserError(f"{name} must be {WORDS.get(kind, kind.__name__)}, got {value!r}", name)
-
-
-def check_range(name: str, value: Any, limited: Mapping[str, Any]) -> None:
-    """Raise a UserError that names the value, the limits and the likely mistake; a tuple is checked part by part."""
-    if isinstance(value, tuple):
-        for part in value:
-            check_range(name, part, limited)
-        return
-    if value is not None and "among" in limited:
-        check_choice(name, value, limited["among"])
-    if type(value) not in (int, float):
-        return
-    tests = {"least": operator.ge, "above": operator.gt, "most": operator.le, "below": operator.lt}
-    if math.isfinite(value) and all(tests[key](value, limit) for key, limit in limited.items()):
-        return
-    low, high = limited.get("least", limited.get("above")), limited.get("most", limited.get("below"))
-    if low is None and high is None:
-        allowed = "finite"
-    elif high is None:
-        allowed = f">= {low}" if "least" in limited else f"> {low}"
-    else:
-        allowed = f"in {'[' if 'least' in limited else '('}{low}, {high}{']' if 'most' in limited else ')'}"
-    hint = f"; did you mean {value / 100:g}?" if high == 1 and 1 < value < 100 else ""
-    raise UserError(f"{name} must be {allowed}, got {value:g}{hint}", name)
