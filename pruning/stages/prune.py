@@ -33,7 +33,7 @@ class PruneRecipe(Settings):
         return {"criterion": {name: criterion.score for name, criterion in CRITERIA.items()}, "scope": SCOPES}
 
     def idle(self) -> set[str]:
-        return super().idle() | ({"criterion", "scope"} if self.sparsity == 0 else set())
+        return super().idle() | ({"criterion", "scope", *self.options} if self.sparsity == 0 else set())
 
 
 def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
