@@ -53,7 +53,7 @@ def make(config: dict[str, Any]) -> None:
         except Interrupted:
             reporter.note("stopped, with the state saved; the same command continues")
             sys.exit(128 + (stop.signal or 0))
-    tracking.answer_agent(agent, dict(results[-1]))
+    tracking.answer_agent(agent, dict(results[-1]), env.runs / ".wandb")
     runs = [Run.for_step(step, env.runs) for step in steps]
     table = report.table(zip(results, (run.path for run in runs), strict=True))
     reporter.note("\n" + report.text(table, tuple(report.COLUMNS)))

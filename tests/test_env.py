@@ -36,64 +36,45 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
     assert Env.from_config({"runs": "~/x"}).runs == Path("~/x").expanduser()
 
 
-@pytest.mark.parametrize(
-    ("node", "text"),
-    [
+def test_what_is_wrong_is_refused() -> None:
+    cases: list[tuple[dict[str, Any], str]] = [
         ({"threads": 0}, "env.threads must be >= 1, got 0"),
         ({"runs": 3}, "env.runs must be a path, got 3"),
         ({"imports": "a"}, "env.imports must be a list of words like [a,b], got 'a'"),
         ({"wandb": {"mode": "off"}}, "env.wandb.mode must be one of disabled, offline, online, got 'off'"),
         ({"wandb": {"tag": ["a"]}}, "a setting of env.wandb must be one of entity, group, mode, project, tags, got"),
-    ],
-)
-def test_what_is_wrong_is_refused(node: Any, text: str) -> None:
-    with pytest.raises(UserError, match=f"^{re.escape(text)}"):
-        Env.from_config(node)
+    ]
+    for node, text in cases:
+        with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+            Env.from_config(node)
 
 
-def test_devices_that_are_there(gpus: dict[str, Any]) -> None:
+def test_devices_that_are_there_are_taken_and_others_refused(gpus: dict[str, Any]) -> None:
     for asked, found in {"auto": "cuda", "cpu": "cpu", "cuda": "cuda", "cuda:1": "cuda:1"}.items():
         assert Env(device=asked).torch_device() == torch.device(found)
     gpus["count"] = 0
     assert Env().torch_device() == torch.device("cpu")
-
-
-@pytest.mark.parametrize(
-    ("count", "device", "text"),
-    [
+    for count, device, text in [
         (2, "gpu", " must be auto, cpu, cuda or cuda:N, got 'gpu'"),
         (2, "cuda:x", " must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
         (2, "cuda:2", "=cuda:2: this machine has 2 CUDA devices; try env.device=auto"),
         (0, "cuda", "=cuda: this machine has 0 CUDA devices; try env.device=auto"),
-    ],
-)
-def test_devices_that_are_not_there(gpus: dict[str, Any], count: int, device: str, text: str) -> None:
-    gpus["count"] = count
-    with pytest.raises(UserError, match=f"^env.device{re.escape(text)}$"):
-        Env(device=device).torch_device()
+    ]:
+        gpus["count"] = count
+        with pytest.raises(UserError, match=f"^env.device{re.escape(text)}$"):
+            Env(device=device).torch_device()
 
 
-@pytest.mark.parametrize(
-    ("device", "able", "found"),
-    [
-        ("cuda", (9, 0), "bf16"),
-        ("cuda", (8, 0), "bf16"),
-        ("cuda", (7, 5), "fp32"),
-        ("cpu", {"avx512_bf16", "avx"}, "bf16"),
-        ("cpu", {"amx_bf16"}, "bf16"),
-        ("cpu", {"bf16", "asimd"}, "bf16"),  # ARM
-        ("cpu", {"avx", "avx2", "avx512f"}, "fp32"),
-        ("cpu", set(), "fp32"),
-    ],
-)
-def test_auto_is_bf16_where_the_device_computes_in_it(
-    gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch, device: str, able: Any, found: str
-) -> None:
-    gpus["capability"] = able
-    monkeypatch.setattr(env, "cpu_flags", lambda: able)
-    assert RESOLVE("auto", torch.device(device)) == found
-    for wanted in ("bf16", "fp32"):
-        assert RESOLVE(wanted, torch.device(device)) == wanted
+def test_auto_is_bf16_where_the_device_computes_in_it(gpus: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    arm, old = {"bf16", "asimd"}, {"avx", "avx2", "avx512f"}
+    flags: dict[str, list[Any]] = {"bf16": [{"avx512_bf16", "avx"}, {"amx_bf16"}, arm], "fp32": [old, set()]}
+    capabilities: dict[str, list[Any]] = {"bf16": [(9, 0), (8, 0)], "fp32": [(7, 5)]}
+    for device, known in (("cpu", flags), ("cuda", capabilities)):
+        for found, able in [(name, able) for name in known for able in known[name]]:
+            gpus["capability"] = able
+            monkeypatch.setattr(env, "cpu_flags", lambda able=able: able)
+            asked = [RESOLVE(wanted, torch.device(device)) for wanted in ("auto", "bf16", "fp32")]
+            assert asked == [found, "bf16", "fp32"], able
 
 
 def test_a_wrong_precision_is_refused() -> None:
@@ -103,16 +84,11 @@ def test_a_wrong_precision_is_refused() -> None:
     assert Env(device="cpu").precision("auto") == env.resolve_precision("auto", torch.device("cpu"))
 
 
-def test_the_processor_is_read_from_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_processor_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = "processor\t: 0\nmodel name\t: Chip: 3 GHz\nflags\t\t: avx avx512_bf16\n\nprocessor\t: 1\nflags\t: other\n"
     monkeypatch.setattr(Path, "read_text", lambda path: text)
-    assert env.cpu_flags() == {"avx", "avx512_bf16"}
-    assert env.device_name(torch.device("cpu")) == "Chip: 3 GHz"
-
-    def nothing(path: Path) -> str:
-        raise FileNotFoundError(path)
-
-    monkeypatch.setattr(Path, "read_text", nothing)
+    assert (env.cpu_flags(), env.device_name(torch.device("cpu"))) == ({"avx", "avx512_bf16"}, "Chip: 3 GHz")
+    monkeypatch.setattr(Path, "read_text", lambda path: (tmp_path / "none").read_bytes())  # there is no such file
     assert env.cpu_flags() == set()
     assert isinstance(env.device_name(torch.device("cpu")), str)
 
@@ -121,16 +97,13 @@ def test_extensions_are_imported_by_name(tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "an_extension.py").write_text("LOADED = True\n")
     (tmp_path / "a_broken_one.py").write_text("import no_such_library\n")
 
-    def check_refusal(name: str, missing: str) -> None:
+    for name, missing in (("an_extension", "an_extension"), ("a_broken_one", "no_such_library")):
         with pytest.raises(UserError) as caught:
             Env.from_config({"imports": ["json", name]})
         reason = f"No module named '{missing}'"
         text = f"env.imports: {name} cannot be imported ({reason}); is its directory on PYTHONPATH?"
         assert (str(caught.value), caught.value.parameter) == (text, "env.imports")
-
-    check_refusal("an_extension", "an_extension")
-    monkeypatch.syspath_prepend(tmp_path)
-    check_refusal("a_broken_one", "no_such_library")
+        monkeypatch.syspath_prepend(tmp_path)
     assert Env.from_config({"imports": ["an_extension", "json"]}).imports == ("an_extension", "json")
     assert sys.modules.pop("an_extension").LOADED
 

@@ -1,11 +1,10 @@
 import errno
 import os
 import random
-import signal
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,13 @@ import pytest
 
 from pruning import files
 from pruning.errors import UserError
+from tests.commands import ROOT
 
-ROOT = Path(__file__).parents[1]
 
-
-def test_what_is_written_is_read_and_the_directory_is_made(tmp_path: Path) -> None:
+def test_what_is_written_is_read_the_directory_is_made_and_a_broken_json_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.json"
     assert files.read_json(path) is None
-    values: tuple[Any, ...] = ({"a": [1, None, 0.1, "é"]}, [], "later")
+    values: list[Any] = [{"a": [1, None, 0.1, "é"]}, [], "later"]
     for value in values:
         files.write_json(path, value)
         assert files.read_json(path) == value
@@ -30,6 +28,9 @@ def test_what_is_written_is_read_and_the_directory_is_made(tmp_path: Path) -> No
         assert path.read_bytes() == content
     assert [path.name for path in path.parent.iterdir()] == ["x.json"]
     assert files.read_json(path / "none") is None
+    path.write_text('{"a": ')
+    with pytest.raises(ValueError, match="Expecting value"):  # not nothing
+        files.read_json(path)
 
 
 @pytest.mark.parametrize("before", [None, b"before"])
@@ -54,44 +55,29 @@ def test_a_full_disk_leaves_what_was_there(
     assert not before or path.read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("place", "reason"), [("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")]
-)
-def test_a_place_that_cannot_be_written(tmp_path: Path, place: str, reason: str) -> None:
+def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("I am a file")
     (tmp_path / "dir").mkdir()
-    with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):
-        files.write_whole(tmp_path / place, b"content")
+    for place, reason in (("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")):
+        with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):
+            files.write_whole(tmp_path / place, b"content")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["dir", "file"]
-
-
-def test_a_broken_json_is_an_error_and_not_nothing(tmp_path: Path) -> None:
-    (tmp_path / "x.json").write_text('{"a": ')
-    with pytest.raises(ValueError, match="Expecting value"):
-        files.read_json(tmp_path / "x.json")
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
     path = tmp_path / "x"
     contents = [bytes([i]) * 100_000 for i in range(8)]
-    threads = [threading.Thread(target=files.write_whole, args=(path, content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: files.write_whole(path, content), contents))
     assert path.read_bytes() in contents
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
 WRITER = """
-import sys
-from pathlib import Path
-from pruning.files import write_whole
-path, number = Path(sys.argv[1]), 0
+import itertools, sys, pathlib, pruning.files
 print("ready", flush=True)
-while True:
-    write_whole(path, bytes([number % 256]) * (1_000_000 + number % 256))
-    number += 1
+for number in itertools.cycle(range(256)):
+    pruning.files.write_whole(pathlib.Path(sys.argv[1]), bytes([number]) * (1_000_000 + number))
 """
 
 
@@ -102,8 +88,8 @@ def test_a_killed_writer_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
         with writer:
             assert writer.stdout
             assert writer.stdout.readline() == b"ready\n"
-            time.sleep(chance.uniform(0, 0.03) if attempt % 2 else chance.uniform(0, 0.002))
-            writer.send_signal(signal.SIGKILL)
+            time.sleep(chance.uniform(0, 0.03 if attempt % 2 else 0.002))
+            writer.kill()
         if path.exists():
             content = path.read_bytes()
             assert content == content[:1] * (1_000_000 + content[0])

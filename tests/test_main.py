@@ -1,17 +1,13 @@
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from pruning import archs
-from pruning.checkpoints import Checkpoint
 from pruning.execution import execute
 from tests.commands import ROOT, Command
 
@@ -75,27 +71,6 @@ def test_the_traceback_is_for_those_who_ask(command: Command) -> None:
     assert ended.returncode == 1
     assert "Traceback" in ended.stderr
     assert "UserError: prune.percent must be in [0, 1), got 30" in ended.stderr
-
-
-def test_a_wrong_checkpoint_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
-    path = tmp_path / "a.safetensors"
-    Checkpoint(dict(archs.build("resnet32", 10).state_dict()), {}, "resnet32", 10, {}).save(path)
-    assert "give arch=resnet32 and its dataset" in refused(f"resume={path}")
-    path.write_bytes(path.read_bytes()[:-1000])
-    assert re.match(rf"{path} cannot be read as a checkpoint: .*; is it truncated", refused(f"resume={path}"))
-
-
-def test_a_wrong_image_folder_is_refused(refused: Callable[..., str], folder: Path, tmp_path: Path) -> None:
-    def line() -> str:
-        return refused("dataset=image_folder", f"dataset.root={tmp_path / 'damaged'}", "recipe=quick")
-
-    assert line().endswith(f"{tmp_path / 'damaged'} is not a directory")
-    shutil.copytree(folder, tmp_path / "damaged")
-    victim = next((tmp_path / "damaged" / "train" / "a").iterdir())
-    Image.new("RGB", (9, 5)).save(victim)
-    assert re.search(r"all images must have one size: .* is \d+x\d+, but .* is \d+x\d+", line())
-    victim.write_bytes(b"not an image")
-    assert line() == f"{victim} is not a readable image: unknown format"
 
 
 def test_without_a_network_the_line_says_where_to_put_the_archive(refused: Callable[..., str], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,12 +36,9 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
     ("key", "value", "text"),
     [
         ("prune.percent", 30, "must be in [0, 1), got 30; did you mean 0.3?"),
-        ("prune.percent", -0.1, "must be in [0, 1), got -0.1"),
-        ("prune.percent", 1.0, "must be in [0, 1), got 1"),
         ("prune.percent", 100, "must be in [0, 1), got 100"),
         ("prune.percent", math.nan, "must be in [0, 1), got nan"),
         ("prune.percent", "0.5", "must be a number, got '0.5'"),
-        ("prune.percent", [0.5], "must be a number, got [0.5]"),
         ("prune.criterion", "magnitud", "must be one of magnitude, random, got 'magnitud'; did you mean magnitude?"),
         ("prune.criterion", ["random"], "must be a word, got ['random']"),
         ("prune.scope", "local", "must be one of global, layer, got 'local'; did you mean global?"),
@@ -50,9 +48,7 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
         ("train.epochs", -1, "must be >= 0, got -1"),
         ("train.batch_size", 0, "must be >= 1, got 0"),
         ("train.lr", 0, "must be > 0, got 0"),
-        ("train.lr", math.inf, "must be > 0, got inf"),
         ("train.momentum", 90, "must be in [0, 1), got 90; did you mean 0.9?"),
-        ("train.momentum", None, "must be a number, got None"),
         ("train.nesterov", 1, "must be true or false, got 1"),
         ("finetune.nesterov", True, "=true needs a momentum above 0"),
         ("train.weight_decay", -1e-4, "must be >= 0, got -0.0001"),
@@ -65,7 +61,6 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
         ("train.decay", 0, "must be > 0, got 0"),
         ("train.label_smoothing", 1, "must be in [0, 1), got 1"),
         ("train.milestones", "0.5", "must be a list of numbers like [0.5,0.75], got '0.5'"),
-        ("train.milestones", [0.5, True], "must be a number, got True"),
         ("train.milestones", [0.5, 75], "must be in [0, 1], got 75; did you mean 0.75?"),
         ("train.betas", [0.9, 1.0], "must be in [0, 1), got 1"),
         ("train.betas", [0.9], "must be two numbers like [0.9,0.999], got [0.9]"),
@@ -77,22 +72,15 @@ def test_wrong_values_are_refused_with_what_is_allowed(key: str, value: Any, tex
     assert found == f"{key}{'' if text[0] == '=' else ' '}{text}"
 
 
-@pytest.mark.parametrize(
-    ("stage", "key", "guess"),
-    [
-        ("train", "epoch", "; did you mean epochs?"),
-        ("finetune", "weightdecay", "; did you mean weight_decay?"),
-        ("prune", "precent", "; did you mean percent?"),
-        ("prune", "sparsity", ""),  # the field's name, not the key
-        ("prune", "options", ""),
-        ("prune", 7, ""),
-    ],
-)
-def test_an_unknown_key_is_refused_and_a_typo_guessed(stage: str, key: Any, guess: str) -> None:
-    kind = STAGES[stage].recipe
-    keys = sorted(kind.KEYS.get(name, name) for name in recipe(stage).values())
-    text = refusal(kind, NEEDED[stage] | {key: 1}, stage)
-    assert text == f"a setting of {stage} must be one of {', '.join(keys)}, got {key!r}{guess}"
+def test_an_unknown_key_is_refused_and_a_typo_guessed() -> None:
+    typos: list[tuple[str, Any, str]] = [("train", "epoch", "epochs"), ("finetune", "weightdecay", "weight_decay")]
+    typos += [("prune", "precent", "percent"), ("prune", "options", ""), ("prune", 7, "")]
+    typos += [("prune", "sparsity", "")]  # the field's name, not the key
+    for stage, key, guess in typos:
+        kind = STAGES[stage].recipe
+        keys = ", ".join(sorted(kind.KEYS.get(name, name) for name in recipe(stage).values()))
+        text = f"a setting of {stage} must be one of {keys}, got {key!r}" + f"; did you mean {guess}?" * bool(guess)
+        assert refusal(kind, NEEDED[stage] | {key: 1}, stage) == text
 
 
 def test_a_missing_setting_is_named() -> None:
@@ -107,21 +95,18 @@ def test_a_missing_setting_is_named() -> None:
 def test_a_node_must_be_a_group_of_settings_if_there_are_any() -> None:
     for node in (None, 3, "quick", [1]):
         assert refusal(TrainRecipe, node, "train") == f"train must be a group of settings, got {node!r}"
-    assert refusal(Settings, {"x": 1}, "rest") == "rest has no settings, got 'x'"
-    assert Settings.read({}, "rest").non_defaults() == {}
+    assert (refusal(Settings, {"x": 1}, "rest"), Settings().non_defaults()) == ("rest has no settings, got 'x'", {})
 
 
 def test_the_library_names_its_own_parameters() -> None:
     cases: list[tuple[type[Settings], dict[str, Any], str, str | None]] = [
         (PruneRecipe, {"sparsity": 30}, "sparsity must be in [0, 1), got 30; did you mean 0.3?", "sparsity"),
         (PruneRecipe, {"sparsity": 0, "scope": "x"}, "scope must be one of global, layer, got 'x'", "scope"),
-        (TrainRecipe, TRAIN | {"lr": -1}, "lr must be > 0, got -1", "lr"),
         (TrainRecipe, TRAIN | {"options": {"x": 1}}, "a setting of TrainRecipe must be one of ", None),
     ]
     for kind, fields, text, parameter in cases:
-        with pytest.raises(UserError) as caught:
+        with pytest.raises(UserError, match=f"^{re.escape(text)}") as caught:
             kind(**fields)
-        assert str(caught.value).startswith(text)
         assert parameter in (None, caught.value.parameter)
 
 
@@ -143,13 +128,11 @@ def test_neutral_values_are_pinned_and_left_out() -> None:
     [
         ("train", {"momentum": 0.9}, {"betas": [0.5, 0.6]}),
         ("train", {"optimizer": "adam", "betas": [0.5, 0.6]}, {"momentum": 0.9, "nesterov": True}),
-        ("train", {"optimizer": "adamw"}, {"momentum": 0.9}),
-        ("train", {"optimizer": "adam"}, {"nesterov": True}),
+        ("train", {"optimizer": "adamw"}, {"nesterov": True}),
         ("train", {}, {"end": 0.1, "milestones": [0.1], "decay": 0.5}),
         ("train", {"schedule": "steps", "milestones": [0.1], "decay": 0.5}, {"end": 0.1}),
         ("train", {"schedule": "linear", "end": 0.1}, {"milestones": [0.1], "decay": 0.5}),
-        ("finetune", {"schedule": "cosine", "end": 0.1}, {"milestones": [0.1], "decay": 0.5}),
-        ("finetune", {"schedule": "linear"}, {"start": 0.5}),
+        ("finetune", {"schedule": "cosine", "end": 0.1}, {"milestones": [0.1], "decay": 0.5, "start": 0.5}),
         ("train", {"warmup": 0.1, "start": 0.5, "weight_decay": 0.1, "label_smoothing": 0.1}, {"end": 0.1}),
         ("prune", {"percent": 0}, {"criterion": "random", "scope": "layer"}),
     ],
@@ -161,17 +144,12 @@ def test_settings_that_decide_nothing_are_left_out(stage: str, chosen: dict[str,
     assert full != lean
     for key in idle:
         assert refusal(STAGES[stage].recipe, NEEDED[stage] | chosen | {key: object()}, stage)  # but still checked
-
-
-def test_a_root_decides_for_image_folder_only() -> None:
     assert DatasetSettings(name="digits", root="x").non_defaults() == {"name": "digits"}
-    found = DatasetSettings(name="image_folder", root="x")
-    assert found.non_defaults() == {"name": "image_folder", "root": "x"}
-    assert found.arguments("name") == {"root": "x"}
+    folder = DatasetSettings(name="image_folder", root="x")
+    assert (folder.non_defaults(), folder.arguments("name")) == ({"name": "image_folder", "root": "x"}, {"root": "x"})
 
 
 def test_what_is_written_can_be_read_again_and_numbers_are_alike() -> None:
-    """Or `weight_decay=0` and `lr=1` would have other ids than `weight_decay=0.0` and `lr=1.0`."""
     changes = {"optimizer": "adamw", "betas": [0.8, 0.95], "schedule": "steps", "milestones": [0.3], "warmup": 0.1}
     found = recipe("finetune", **changes)
     assert found.non_defaults() == TRAIN | changes
@@ -192,16 +170,13 @@ def test_settings_are_frozen_values() -> None:
         dataclasses.replace(found, epochs=-1)
 
 
-def still(_x: int, *, size: int = 3) -> None:
-    """A function to choose: positional parameters are no settings."""
+def still(_x: int, *, size: int = 3) -> None: ...  # positional parameters are no settings
 
 
-def waves(*, size: int = 3, height: Annotated[float, limits(least=0, below=1)] = 0.5, words: str = "a") -> None:
-    """Another, with settings that the first does not have."""
+def waves(*, size: int = 3, height: Annotated[float, limits(least=0, below=1)] = 0.5, words: str = "a") -> None: ...
 
 
-def storm(*, height: float, words: str = "c") -> None:
-    """A third, with settings of the same names: one has no limits and must be given, one has another default."""
+def storm(*, height: float, words: str = "c") -> None: ...  # no limits, must be given; another default
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -238,42 +213,25 @@ def test_of_functions_with_a_setting_of_one_name_the_chosen_one_counts() -> None
     assert Sea.read({"form": "storm", "height": 7}, "sea").arguments("surface") == {"height": 7.0, "words": "c"}
 
 
-@pytest.mark.parametrize(
-    ("node", "text"),
-    [
+def test_settings_of_functions_are_checked_like_fields() -> None:
+    for node, text in (
         ({"form": "waves", "height": 1}, "sea.height must be in [0, 1), got 1"),
         ({"form": "storm"}, "sea.height must be given for storm"),
-        ({"form": "waves", "height": "high"}, "sea.height must be a number, got 'high'"),
         ({"form": "waves", "words": 3}, "sea.words must be a word, got 3"),
         ({"form": "wave"}, "sea.form must be one of still, storm, waves, got 'wave'; did you mean waves?"),
         ({"color": "red"}, "sea.color must be one of blue, grey, got 'red'"),
         ({"hight": 1}, "a setting of sea must be one of color, form, height, size, words, got 'hight'; did you mean"),
-    ],
-)
-def test_settings_of_functions_are_checked_like_fields(node: dict[str, Any], text: str) -> None:
-    assert refusal(Sea, node, "sea").startswith(text)
+    ):
+        assert refusal(Sea, node, "sea").startswith(text)
 
 
-@pytest.mark.parametrize(
-    ("value", "kind", "expected"),
-    [
-        (3, int, 3),
-        (3, float, 3.0),
-        (True, bool, True),
-        ("a", str, "a"),
-        ("~/x", Path, Path("~/x").expanduser()),
-        (None, int | None, None),
-        (4, int | None, 4),
-        ([1, 0.5], tuple[float, ...], (1.0, 0.5)),
-        (["a"], tuple[str, ...] | None, ("a",)),
-        ({"a": 1}, Mapping[str, Any], {"a": 1}),
-        (1, Annotated[float, limits(least=0)], 1.0),
-        ({"size": 2}, Sea, Sea(size=2)),
-    ],
-)
-def test_values_become_their_kind_without_guessing(value: Any, kind: Any, expected: Any) -> None:
-    found = value_of("name", value, kind)
-    assert found == expected
-    assert type(found) is type(expected)
-    with pytest.raises(UserError, match=r"^name must be "):
-        value_of("name", object(), kind)
+def test_values_become_their_kind_without_guessing() -> None:
+    cases: list[tuple[Any, Any, Any]] = [(3, int, 3), (3, float, 3.0), (True, bool, True), ("a", str, "a")]
+    cases += [("~/x", Path, Path("~/x").expanduser()), (None, int | None, None), (4, int | None, 4)]
+    cases += [([1, 0.5], tuple[float, ...], (1.0, 0.5)), (["a"], tuple[str, ...] | None, ("a",))]
+    cases += [(1, Annotated[float, limits(least=0)], 1.0), ({"a": 1}, Mapping[str, Any], {"a": 1})]
+    for value, kind, expected in [*cases, ({"size": 2}, Sea, Sea(size=2))]:
+        found = value_of("name", value, kind)
+        assert (found, type(found)) == (expected, type(expected))
+        with pytest.raises(UserError, match=r"^name must be "):
+            value_of("name", object(), kind)

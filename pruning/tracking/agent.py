@@ -1,6 +1,7 @@
 """Under a W&B sweep agent: the agent's run stands for the cell, beside the runs of the cell's steps."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
@@ -14,8 +15,8 @@ def adopt_agent() -> dict[str, str]:
     return {name: os.environ.pop(name) for name in NAMES if name in os.environ}
 
 
-def answer_agent(agent: dict[str, str], result: dict[str, Any]) -> None:
-    """Give the agent the result of its cell, in the run that it has reserved."""
+def answer_agent(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:
+    """Give the agent the result of its cell, in the run that it has reserved; W&B's files go into `home`."""
     if not agent:
         return
     import wandb
@@ -26,6 +27,7 @@ def answer_agent(agent: dict[str, str], result: dict[str, Any]) -> None:
         sweep_param_path=agent.get("WANDB_SWEEP_PARAM_PATH"),
         silent=True,
     )
-    with wandb.init(job_type="cell", settings=settings) as run:
+    home.mkdir(parents=True, exist_ok=True)
+    with wandb.init(job_type="cell", settings=settings, dir=os.environ.get("WANDB_DIR", home)) as run:
         run.config.update({"step": result["id"]})
         run.summary.update({name: value for name, value in result.items() if value is not None})

@@ -1,8 +1,9 @@
 """W&B mirrors the local record: one W&B run per step, under the step's id.
 
-Online, rows are sent as they come; after a kill, the rows that the server does not have yet are sent from
-metrics.jsonl, so no epoch is missing or doubled. Offline, the run is written once, when the step is done: an offline
-run cannot be continued. Whatever goes wrong here is printed once and never stops a run.
+Online, rows are handed to the client as they come (it sends them every 15 seconds or so); after a kill, the rows that
+the server does not have yet are sent from metrics.jsonl, so no epoch is missing or doubled. Offline, the run is written
+once, when the step is done: an offline run cannot be continued. Whatever goes wrong here is printed once and never
+stops a run.
 """
 
 import os

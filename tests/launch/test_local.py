@@ -19,9 +19,10 @@ from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, claims, every
 from pruning.runs.records import recorded_sweeps
 from tests.commands import Command, Server
-from tests.helpers import epochs, lasting, slow, stamps
+from tests.helpers import epochs, lasting, models, slow, stamps
 from tests.launch.processes import WORKER, alive, holders, start, until, workers
 from tests.pipeline.made import chain, sweep_of
+from tests.runs.steps import taken
 
 GRID = ("prune.percent=0.3,0.6", "seed=0,1", "train.epochs=20", "finetune.epochs=3", "hydra.launcher.workers=2")
 
@@ -56,17 +57,11 @@ def begun(command: Command, undisturbed: Path) -> Callable[..., Command]:
 
     def make(*patterns: str) -> Command:
         shutil.copytree(undisturbed, command.runs)
-        for pattern in patterns:
-            for path in list(command.runs.glob(pattern)):
-                shutil.rmtree(path)
+        for path in [path for pattern in patterns for path in command.runs.glob(pattern)]:
+            shutil.rmtree(path)
         return command
 
     return make
-
-
-def the(runs: Path, pattern: str) -> Path:
-    (path,) = runs.glob(pattern)
-    return path
 
 
 # whole sweeps
@@ -77,9 +72,9 @@ def test_a_sweep_makes_each_step_once(first: tuple[Command, str]) -> None:
     names = sorted(run.path.name for run in every(command.runs))
     assert [sum(name.startswith(stage) for name in names) for stage in ("train", "prune", "finetune")] == [2, 4, 4]
     assert "cells: 4\nsteps: 10 (2 train, 4 prune, 4 finetune); 10 missing\nepochs: 52, 52 of them still " in printed
-    ended = [line.split() for line in printed.splitlines() if line.startswith("[")]
-    assert [words[0] for words in ended] == [f"[{i}/10]" for i in range(1, 11)]
-    assert sorted(words[1].rstrip(":") for words in ended) == names
+    ended = [line.split()[:2] for line in printed.splitlines() if line.startswith("[")]
+    assert [place for place, _ in ended] == [f"[{i}/10]" for i in range(1, 11)]
+    assert sorted(name.rstrip(":") for _, name in ended) == names
     table = printed.split("\n\n")[1].splitlines()
     assert [line.split()[0] for line in table[2:]] == ["finetune"] * 4
     for run in every(command.runs):
@@ -121,7 +116,7 @@ def test_a_failure_costs_only_what_starts_from_it_and_the_same_command_makes_tha
     begun: Callable[..., Command], grid: tuple[str, ...], undisturbed: Path
 ) -> None:
     command = begun("prune-*-s0-*", "finetune-*-s0-*", "finetune-*-p0.6-s1-*")
-    model = the(command.runs, "train-*-s0-*") / "model.safetensors"
+    (model,) = command.runs.glob("train-*-s0-*/model.safetensors")
     whole = model.read_bytes()
     model.write_bytes(whole[:1000])
     done = start(command, *grid).wait()
@@ -130,13 +125,12 @@ def test_a_failure_costs_only_what_starts_from_it_and_the_same_command_makes_tha
         "error: 4 of 10 steps are not done (2 failed); the same command makes only what is missing"
     )
     assert "\n2 of 4 cells are done; " in done.stdout
-    assert {run.path.name for run in every(command.runs) if run.done} == {
-        run.path.name for run in every(undisturbed) if "-s1-" in run.path.name or "train" in run.path.name
-    }
+    made = {run.path.name for run in every(undisturbed) if "-s1-" in run.path.name or "train" in run.path.name}
+    assert {*models(command.runs)} == made
     status = command("stage=status").stdout
     assert ": 10 steps, 6 done, 2 failed, 2 not run\n" in status
     for percent in (0.3, 0.6):
-        run = Run(the(command.runs, f"prune-*-p{percent}-s0-*"))
+        (run,) = map(Run, command.runs.glob(f"prune-*-p{percent}-s0-*"))
         failure = run.failure()
         assert failure
         assert failure["error"].startswith(f"{model} cannot be read as a checkpoint: ")
@@ -146,10 +140,10 @@ def test_a_failure_costs_only_what_starts_from_it_and_the_same_command_makes_tha
         for text in (done.stderr, status):
             assert "\n".join([*lines, f"  log: {run.log}"]) in text
     model.write_bytes(whole)
-    made = {path: stamp for path, stamp in stamps(command.runs).items() if "-s1-" in str(path)}
+    before = {path: stamp for path, stamp in stamps(command.runs).items() if "-s1-" in str(path)}
     assert start(command, *grid).wait().returncode == 0
     assert lasting(command.runs) == lasting(undisturbed)
-    assert made.items() <= stamps(command.runs).items()
+    assert before.items() <= stamps(command.runs).items()
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=slow)], ids=["KILL", "TERM"])
@@ -157,7 +151,7 @@ def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
     begun: Callable[..., Command], grid: tuple[str, ...], undisturbed: Path, number: signal.Signals
 ) -> None:
     command, killed = begun("train-*-s0-*", "*-p0.3-s0-*", "finetune-*-p0.3-s1-*"), number == signal.SIGKILL
-    name = the(undisturbed, "train-*-s0-*").name
+    (name,) = (path.name for path in undisturbed.glob("train-*-s0-*"))
     running = start(command, *grid)
     running.until(lambda: epochs(command.runs, name) >= 1)
     os.kill(holders(command.runs)[name], number)
@@ -169,7 +163,7 @@ def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
     assert any("epoch 1/20" in line for line in log)
     assert place == f"  log: {command.runs / name / 'log.txt'}"
     assert last.startswith("error: 3 of 10 steps are not done (1 failed); ")
-    assert Run(the(command.runs, "finetune-*-p0.3-s1-*")).done
+    assert len([*command.runs.glob("finetune-*-p0.3-s1-*/result.json")]) == 1
     assert not holders(command.runs)
     assert len(list(every(command.runs))) == 8
     status = command("stage=status").stdout
@@ -198,10 +192,8 @@ def test_what_was_stopped_continues_to_the_same_bytes(
     until(lambda: not any(map(alive, processes)))
     stopped = [run for run in every(command.runs) if not run.done]
     for run in stopped:
-        assert run.resume.exists()
-        assert not run.failure()
-        assert not claims.held(run.path)
-        assert not claims.abandoned(run.path)
+        left = (run.resume.exists(), run.failure(), claims.held(run.path), claims.abandoned(run.path))
+        assert left == (True, None, None, None)
         assert "Traceback" not in run.log.read_text()
     done = start(command, *grid).wait()
     assert (done.returncode, done.stderr) == (0, "")
@@ -214,12 +206,10 @@ def test_what_was_stopped_continues_to_the_same_bytes(
 def have_their_own(processes: list[psutil.Process], parent: Any) -> None:
     """Hold two workers on the cores to what they may use."""
     cores = [set(process.cpu_affinity() or []) for process in processes]
-    assert len(cores) == 2
-    assert all(cores)
+    assert [bool(some) for some in cores] == [True, True]
     assert not set.intersection(*cores) or os.cpu_count() == 1
-    sessions = {os.getsid(process.pid) for process in processes}
-    assert len(sessions) == 2
-    assert os.getsid(parent.pid) not in sessions  # a terminal's Ctrl-C does not reach them
+    sessions = {os.getsid(pid) for pid in (parent.pid, *(process.pid for process in processes))}
+    assert len(sessions) == 3  # a terminal's Ctrl-C does not reach them
     for process in processes:
         variables = process.environ()
         assert (variables["OMP_NUM_THREADS"], variables["WANDB_MODE"]) == ("1", "disabled")
@@ -267,8 +257,7 @@ def test_a_worker_answers_whatever_becomes_of_a_step(tmp_path: Path, monkeypatch
     monkeypatch.setattr(local, "RETRY", 0)
     in_the_way, elsewhere, wrong = chain(0.3, 0, "finetune")
     (tmp_path / in_the_way.name).write_text("in the way")
-    claim = claims.take(tmp_path / elsewhere.name)
-    assert claim
+    claim = taken(tmp_path / elsewhere.name)
     feeder = Feeder(Scheduler(sweep(tmp_path)), Resources(cores=(0,)))
     feeder.process = feeder.launch()
     with feeder.process as process:  # closes its stdin, then waits
@@ -312,49 +301,43 @@ def test_how_a_process_ended_is_said_in_words() -> None:
 # the machine
 
 
-def machine(monkeypatch: pytest.MonkeyPatch, cores: set[int], gpus: int = 0, visible: str | None = None) -> None:
+def divided(monkeypatch: pytest.MonkeyPatch, cores: set[int], env: Env, gpus: int = 0, **count: Any) -> list[Resources]:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: cores, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: gpus > 0)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    return divide(env, **count)
 
 
 @pytest.mark.parametrize(
     ("cores", "threads", "count", "expected"),
     [
-        ({0, 1}, None, None, [(0,), (1,)]),
         ({2, 5, 9, 11}, 2, None, [(2, 5), (9, 11)]),
         ({0, 1, 2, 3, 4}, 2, None, [(0, 1), (2, 3)]),
         ({0, 1, 2, 3}, None, 2, [(0, 1), (2, 3)]),
         ({0, 1}, 1, 5, [(0,), (1,)]),
         ({0, 1}, 8, None, [(0, 1)]),
         ({4}, None, None, [(4,)]),
-        ({0, 1, 2, 3}, None, 1, [(0, 1, 2, 3)]),
     ],
 )
 def test_cores_are_divided(
     monkeypatch: pytest.MonkeyPatch, cores: set[int], threads: int | None, count: int | None, expected: list[Any]
 ) -> None:
-    machine(monkeypatch, cores)
-    assert divide(Env(threads=threads), workers=count) == [Resources(cores=some) for some in expected]
+    found = divided(monkeypatch, cores, Env(threads=threads), workers=count)
+    assert found == [Resources(cores=some) for some in expected]
 
 
 @pytest.mark.parametrize(
     ("visible", "device", "per_device", "expected"),
     [
-        (None, "auto", 1, ["0", "1", "2"]),
-        (None, "cuda", 2, ["0", "0", "1", "1", "2", "2"]),
-        ("4,6,7", "auto", 1, ["4", "6", "7"]),
-        ("4,6,7", "cuda:1", 1, ["6"]),
-        (None, "cuda:2", 2, ["2", "2"]),
+        ("", "auto", 1, ["0", "1", "2"]),
+        ("", "cuda", 2, ["0", "0", "1", "1", "2", "2"]),
+        ("4,6,7", "cuda:1", 2, ["6", "6"]),
         ("GPU-a,MIG-b", "auto", 1, ["GPU-a", "MIG-b"]),
     ],
 )
 def test_gpus_are_divided_unless_the_cores_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, device: str, per_device: int, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, visible: str, device: str, per_device: int, expected: list[str]
 ) -> None:
-    machine(monkeypatch, {0, 1}, gpus=3, visible=visible)
-    assert divide(Env(device=device), per_device) == [Resources(gpu=gpu) for gpu in expected]
-    assert divide(Env(device="cpu"), per_device) == [Resources(cores=(0,)), Resources(cores=(1,))]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    found = [divided(monkeypatch, {0, 1}, Env(device=d), 3, per_device=per_device) for d in (device, "cpu")]
+    assert found == [[Resources(gpu=gpu) for gpu in expected], [Resources(cores=(0,)), Resources(cores=(1,))]]

@@ -1,3 +1,4 @@
+import copy
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -61,7 +62,7 @@ def test_keep_top_is_the_obvious_one(case: Problem) -> None:
             keep_top(scores, sparsity, scope, previous)
         assert "\n" not in str(caught.value)
         return
-    before = {name: keep.clone() for name, keep in previous.items()}
+    before = copy.deepcopy(previous)
     mask = keep_top(scores, sparsity, scope, previous)
     assert equal(mask, reference.keep_top(scores, sparsity, scope, previous))
     assert all(keep.dtype == torch.bool and keep.shape == scores[name].shape for name, keep in mask.items())
@@ -91,9 +92,9 @@ def test_ties_go_by_position(scope: str) -> None:
         assert mask["w"].flatten().tolist() == [True] * (10 - count) + [False] * count
 
 
-@pytest.mark.parametrize(("sparsity", "count"), [(0.25, 2), (0.35, 4), (0.05, 0), (0.15, 2)])
-def test_a_half_rounds_as_python_rounds(sparsity: float, count: int) -> None:
-    assert pruned(keep_top({"w": torch.arange(10.0)}, sparsity)) == round(sparsity * 10) == count
+def test_a_half_rounds_as_python_rounds() -> None:
+    for sparsity, count in ((0.25, 2), (0.35, 4), (0.05, 0), (0.15, 2)):
+        assert pruned(keep_top({"w": torch.arange(10.0)}, sparsity)) == round(sparsity * 10) == count
 
 
 def test_keep_top_counts_above_the_integers_of_float32() -> None:
@@ -108,14 +109,9 @@ HALF = {"a": torch.tensor([True, False]), "b": torch.tensor([False, True])}
 @pytest.mark.parametrize(
     ("change", "parameter", "text"),
     [
-        ({"sparsity": -0.1}, "sparsity", r"sparsity must be in \[0, 1\], got -0.1"),
         ({"sparsity": 30}, "sparsity", r"sparsity must be in \[0, 1\], got 30"),
         ({"sparsity": math.nan}, "sparsity", r"sparsity must be in \[0, 1\], got nan"),
-        (
-            {"sparsity": 0.3, "previous": HALF},
-            "sparsity",
-            r"sparsity=0.3 is below the sparsity 0.5000 that the",
-        ),
+        ({"sparsity": 0.3, "previous": HALF}, "sparsity", "sparsity=0.3 is below the sparsity 0.5000 that the"),
         ({"scope": "globl"}, "scope", r"scope must be one of global, layer, got 'globl'; did you mean global\?"),
         ({"scores": {"a": torch.ones(2), "b": torch.tensor([1, math.nan])}}, None, r"the scores of b contain nan: "),
     ],
@@ -144,21 +140,6 @@ def test_prune_is_the_criterion_then_keep_top(scope: str, layers: str) -> None:
     assert equal(first, reference.keep_top(magnitudes(model, layers), 0.3, scope))
     again = masks.prune(model, 0.8, scope=SCOPES[scope], layers=layers, previous=first)
     assert equal(again, reference.keep_top(magnitudes(model, layers), 0.8, scope, first))
-    with pytest.raises(UserError, match=r"^sparsity=0.8 is below"):
-        masks.prune(model, 0.8, layers=layers, previous=masks.prune(model, 0.9, layers=layers))
-
-
-def test_the_seed_decides_what_a_criterion_draws() -> None:
-    one, same, other = (masks.prune(net(), 0.5, "random", seed=seed) for seed in (1, 1, 2))
-    assert equal(one, same)
-    assert not equal(one, other)
-
-
-@pytest.mark.parametrize("choice", ["criterion", "layers"])
-def test_prune_refuses_an_unknown_name(choice: str) -> None:
-    with pytest.raises(UserError, match=f"^{choice} must be one of .*, got 'magnitud'") as caught:
-        masks.prune(net(), 0.5, **{choice: "magnitud"})  # type: ignore[arg-type]
-    assert caught.value.parameter == choice
 
 
 def test_a_criterion_sees_a_copy_in_evaluation_mode_the_batches_and_the_pruned_weights_as_zero() -> None:
@@ -173,16 +154,14 @@ def test_a_criterion_sees_a_copy_in_evaluation_mode_the_batches_and_the_pruned_w
         return {name: weight.clone() for name, weight in given.weights.items()}
 
     masks.prune(model, 0.8, Criterion(score), previous=previous, batches=[batch])
-    expected = masks.masked(model.state_dict(), previous)
-    assert equal(dict(seen[0].model.state_dict()), expected)
-    assert list(seen[0].weights) == masks.prunable(model)
-    assert list(seen[0].batches) == [batch]
+    assert equal(seen[0].model.state_dict(), masks.masked(model.state_dict(), previous))
+    assert (list(seen[0].weights), list(seen[0].batches)) == (masks.prunable(model), [batch])
 
 
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_a_criterion_may_train_its_copy(rounds: int) -> None:
     model = net()
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    before = copy.deepcopy(model.state_dict())
 
     def score(given: Scoring) -> Scores:
         given.model.train()(torch.randn(4, 3, 8, 8, generator=given.generator)).square().sum().backward()
@@ -193,7 +172,7 @@ def test_a_criterion_may_train_its_copy(rounds: int) -> None:
 
     mask = masks.prune(model, 0.5, Criterion(score, rounds))
     assert pruned(mask) == round(0.5 * (3 * 4 + 4 * 2) * 9)
-    assert equal(dict(model.state_dict()), before)
+    assert equal(model.state_dict(), before)
     assert model.training
     assert all(p.grad is None and p.requires_grad for p in model.parameters())
 
@@ -215,19 +194,15 @@ def test_rounds_prune_geometrically_and_nest_and_the_count_is_exact() -> None:
     assert all(nested(later, earlier) for earlier, later in zip(seen, [*seen[1:], final], strict=True))
 
 
-def test_what_was_pruned_in_other_layers_stays_pruned() -> None:
-    model = net()
-    first = masks.prune(model, 0.5, layers="conv+linear")
-    second = masks.prune(model, 0.9, layers="conv", previous=first)
-    assert torch.equal(second["4.weight"], first["4.weight"])
-    assert sum(int((~second[name]).sum()) for name in magnitudes(model)) == round(0.9 * (4 * 27 + 2 * 36))
-
-
 @pytest.mark.parametrize("rounds", [1, 3])
 def test_what_prune_refuses(rounds: int) -> None:
     for sparsity in (30, -0.1):
         with pytest.raises(UserError, match=r"^sparsity must be in \[0, 1\], got "):
             masks.prune(net(), sparsity, Criterion(lambda given: dict(given.weights), rounds))
+    for choice in ("criterion", "layers"):
+        with pytest.raises(UserError, match=f"^{choice} must be one of .*, got 'magnitud'") as caught:
+            masks.prune(net(), 0.5, **{choice: "magnitud"})  # type: ignore[arg-type]
+        assert caught.value.parameter == choice
     with pytest.raises(UserError, match=r"^layers=conv: the network has no such layers"):
         masks.prune(nn.Linear(2, 2), 0.5)
     with pytest.raises(ValueError, match=r"score of shape \[4, 3, 3, 3\] for 0.weight, got none"):

@@ -1,8 +1,5 @@
 import json
-import os
-import pty
 import re
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
@@ -15,13 +12,12 @@ from pruning.errors import UserError
 from pruning.pipeline import watch
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, Step, StepStatus, claims, records, status_of
-from pruning.tracking.live import LiveTable
-from tests.commands import ROOT
+from pruning.tracking.live import LiveTable, RichLiveTable, live_table
 from tests.pipeline.made import chain, dead, place, step, sweep_of
+from tests.runs.steps import taken
 
 DENSE, PRUNED, TUNED = chain(0.3, 0, "finetune")
 OTHER = chain(0.5, 0, "finetune")[1:]
-NAMES = ("epoch", "train_loss", "test_top1")
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +46,9 @@ def done(runs: Path, *steps: Step) -> None:
 def running(runs: Path, one: Step, epochs: int) -> claims.Claim:
     """Leave `one` as it is while it runs."""
     run = place(runs, one)
-    rows = [dict(zip(NAMES, (i + 1, 2.5 / (i + 1), 50.0 + i), strict=True)) for i in range(epochs)]
+    rows = [{"epoch": i + 1, "train_loss": 2.5 / (i + 1), "test_top1": 50.0 + i} for i in range(epochs)]
     (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    claim = claims.take(run.path)
-    assert claim
-    return claim
+    return taken(run.path)
 
 
 def fail(runs: Path, one: Step, log: Sequence[str] = ()) -> None:
@@ -66,19 +60,21 @@ def fail(runs: Path, one: Step, log: Sequence[str] = ()) -> None:
 
 
 def test_a_failure_is_shown_with_the_last_lines_of_its_log(tmp_path: Path) -> None:
+    log = Run.for_step(TUNED, tmp_path).log
+
+    def shown(*lines: str) -> bool:
+        found = watch.failure_text(TUNED, "no", tmp_path).splitlines()
+        return found == [f"failed: {TUNED.name}: no", *lines, f"  log: {log}"]
+
     fail(tmp_path, TUNED, [f"line {i}" for i in range(20)])
-    title, log = f"failed: {TUNED.name}: no", f"  log: {tmp_path / TUNED.name / 'log.txt'}"
-    assert watch.failure_text(TUNED, "no", tmp_path).splitlines() == [
-        title,
-        *(f"  | line {i}" for i in range(15, 20)),
-        log,
-    ]
-    Run.for_step(TUNED, tmp_path).log.write_bytes(b"one \xff\xfe")
-    assert watch.failure_text(TUNED, "no", tmp_path).splitlines() == [title, "  | one \ufffd\ufffd", log]
-    Run.for_step(TUNED, tmp_path).log.unlink()
-    assert watch.failure_text(TUNED, "no", tmp_path).splitlines() == [title, log]
-    (tmp_path / DENSE.name).write_text("a file in the place of the directory")
-    assert len(watch.failure_text(DENSE, "no", tmp_path).splitlines()) == 2
+    assert shown(*(f"  | line {i}" for i in range(15, 20)))
+    log.write_bytes(b"one \xff\xfe")
+    assert shown("  | one \ufffd\ufffd")
+    log.unlink()
+    assert shown()
+    log.parent.rename(tmp_path / "elsewhere")
+    log.parent.write_text("a file in the place of the directory")
+    assert shown()
 
 
 def test_failures_are_printed_and_what_is_left_is_counted(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,42 +104,30 @@ def test_the_status_of_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done(sweep: Sweep) -> None:
+def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done_and_its_jobs(sweep: Sweep) -> None:
     runs = sweep.env.runs
     sweep.record()
     ((title, _, _, *rows),) = blocks(runs)
     assert title == f"{sweep.title}: 5 steps, 1 missing, 4 waiting"
-    assert [fields(row) for row in rows[:2]] == [
-        [DENSE.name, "missing"],
-        [PRUNED.name, f"waiting: for {DENSE.id}"],
-    ]
-    done(runs, DENSE, PRUNED)
+    assert [fields(row) for row in rows[:2]] == [[DENSE.name, "missing"], [PRUNED.name, f"waiting: for {DENSE.id}"]]
+    done(runs, DENSE)
+    records.record_jobs(runs, [(DENSE,), (PRUNED, TUNED)], ["12_0", "13_1"])
+    assert [fields(row)[2:] for row in blocks(runs)[0][3:]] == [["job 13_1"], ["job 13_1"], [], []]
+    done(runs, PRUNED)
     claim = running(runs, TUNED, epochs=2)
     fail(runs, OTHER[0], ["first", "last"])
-    ((title, _, _, *rows),) = blocks(runs)
+    ((title, _, _, row, *rows),) = blocks(runs)
     assert title == f"{sweep.title}: 5 steps, 2 done, 1 failed, 1 not run, 1 running"
-    assert fields(rows[0])[0] == TUNED.name
-    assert fields(rows[0])[1].startswith("running at epoch 2: process ")
-    assert [fields(row) for row in rows[1:3]] == [
-        [OTHER[0].name, "failed: ValueError: no"],
-        [OTHER[1].name, f"not run: {OTHER[0].id} failed"],
-    ]
-    assert rows[3:] == watch.failure_text(OTHER[0], "ValueError: no", runs).splitlines()
+    assert re.fullmatch(rf"{TUNED.name}  +running at epoch 2: process .*", row)
+    failed, lost = [OTHER[0].name, "failed: ValueError: no"], [OTHER[1].name, f"not run: {OTHER[0].id} failed"]
+    assert [fields(row) for row in rows[:2]] == [failed, lost]
+    assert rows[2:] == watch.failure_text(OTHER[0], "ValueError: no", runs).splitlines()
     claim.forget()
     dead(Run.for_step(TUNED, runs))
     assert "1 died" in blocks(runs)[0][0]
     assert "killed, or out of memory" in watch.status_text(runs)
     done(runs, *sweep.steps)
     assert blocks(runs) == [[f"{sweep.title}: 5 steps, 5 done"]]
-
-
-def test_the_status_names_the_job_of_what_is_not_done(sweep: Sweep) -> None:
-    runs = sweep.env.runs
-    sweep.record()
-    done(runs, DENSE)
-    records.record_jobs(runs, [(DENSE,), (PRUNED, TUNED)], ["12_0", "13_1"])
-    (lines,) = blocks(runs)
-    assert [fields(line)[2:] for line in lines[3:]] == [["job 13_1"], ["job 13_1"], [], []]
 
 
 def test_sweeps_come_in_the_order_of_their_start_and_single_runs_last(
@@ -159,12 +143,8 @@ def test_sweeps_come_in_the_order_of_their_start_and_single_runs_last(
         place(runs, one).write_config(one, {})
     done(runs, *single[:2])
     place(runs, DENSE).write_config(DENSE, {})  # of a sweep, so it is no single run
-    titles = [block[0] for block in blocks(runs)]
-    assert titles == [
-        f"{earlier.title}: 1 steps, 1 missing",
-        f"{sweep.title}: 5 steps, 1 missing, 4 waiting",
-        "single runs: 3 steps, 2 done, 1 missing",
-    ]
+    titles = [f"{earlier.title}: 1 steps, 1 missing", f"{sweep.title}: 5 steps, 1 missing, 4 waiting"]
+    assert [block[0] for block in blocks(runs)] == [*titles, "single runs: 3 steps, 2 done, 1 missing"]
     assert fields(blocks(runs)[-1][-1]) == [single[2].name, "missing"]
 
 
@@ -186,11 +166,20 @@ class Kept(LiveTable):
         self.shown.append((list(ended), list(running), summary))
 
 
-def test_each_end_is_shown_once_and_what_runs(sweep: Sweep) -> None:
+def test_each_end_is_shown_once_and_what_runs_and_what_is_done_is_not_looked_at_again(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[str] = []
+
+    def look(one: Step, runs: Path) -> StepStatus:
+        looked.append(one.id)
+        return status_of(one, runs)
+
     runs, title = sweep.env.runs, sweep.title
     done(runs, DENSE)
     live = watch.LiveStatus(sweep)
     table = live.table = Kept()
+    monkeypatch.setattr(watch, "status_of", look)
     assert [status.state for status in live.refresh().values()] == ["missing"] * 4
     done(runs, PRUNED)
     claims_held = [running(runs, TUNED, 2), running(runs, OTHER[0], 0)]
@@ -199,40 +188,18 @@ def test_each_end_is_shown_once_and_what_runs(sweep: Sweep) -> None:
         claim.forget()
     done(runs, TUNED, *OTHER)
     assert live.refresh() == {} == live.refresh()
-    ended = f"[2/5] {PRUNED.name}: top-1 93.00 % at sparsity 0.300, 10 s"
+    later = [TUNED, *OTHER]
+    assert looked == [one.id for one in (PRUNED, *later, PRUNED, *later, *later)]
+    ends = [f"[2/5] {PRUNED.name}: top-1 93.00 % at sparsity 0.300, 10 s"]
+    runs_now = [(TUNED.name, "epoch 2/5", "loss 1.250 test 51.00 %"), (OTHER[0].name, "", "")]
     assert table.shown == [
         ([], [], f"{title}: 1 of 5 steps done, 0 running"),
-        (
-            [ended],
-            [(TUNED.name, "epoch 2/5", "loss 1.250 test 51.00 %"), (OTHER[0].name, "", "")],
-            f"{title}: 2 of 5 steps done, 2 running",
-        ),
+        (ends, runs_now, f"{title}: 2 of 5 steps done, 2 running"),
         (table.shown[2][0], [], f"{title}: 5 of 5 steps done, 0 running"),
         ([], [], f"{title}: 5 of 5 steps done, 0 running"),
     ]
-    assert [line.partition(":")[0] for line in table.shown[2][0]] == [
-        f"[{i}/5] {one.name}" for i, one in zip((3, 4, 5), (TUNED, *OTHER), strict=True)
-    ]
-
-
-def test_steps_that_are_done_are_not_looked_at_again(sweep: Sweep, monkeypatch: pytest.MonkeyPatch) -> None:
-    looked: list[str] = []
-
-    def look(one: Step, runs: Path) -> StepStatus:
-        looked.append(one.id)
-        return status_of(one, runs)
-
-    monkeypatch.setattr(watch, "status_of", look)
-    done(sweep.env.runs, *sweep.steps[:4])
-    live = watch.LiveStatus(sweep)
-    looked.clear()
-    live.refresh()
-    assert looked == [sweep.steps[4].id]
-    done(sweep.env.runs, sweep.steps[4])
-    live.refresh()
-    looked.clear()
-    live.refresh()
-    assert looked == []
+    begins = [f"[{i}/5] {one.name}" for i, one in enumerate(later, 3)]
+    assert [line.partition(":")[0] for line in table.shown[2][0]] == begins
 
 
 def test_outside_a_terminal_each_end_is_a_line(sweep: Sweep, capsys: pytest.CaptureFixture[str]) -> None:
@@ -247,37 +214,23 @@ def test_outside_a_terminal_each_end_is_a_line(sweep: Sweep, capsys: pytest.Capt
     assert capsys.readouterr() == (ended + "\n", "")
 
 
-DRAW = """
-from pruning.tracking.live import live_table
-table = live_table()
-for i in range(3):
-    table.show([f"[{i}/50] [/] ended [bold]"], [("two", "epoch 1/5", "")] * 30, f"night: {i} of 50")
-table.close()
-print(type(table).__name__)
-"""
-
-
 @pytest.mark.parametrize("width", [20, 100])
-def test_a_terminal_is_drawn_on(width: int) -> None:
-    ours, theirs = pty.openpty()
-    env = os.environ | {"TERM": "xterm", "COLUMNS": str(width), "LINES": "5"}
-    process = subprocess.Popen([sys.executable, "-c", DRAW], stdout=theirs, stderr=theirs, cwd=ROOT, env=env)
-    os.close(theirs)
-    seen = b""
-    try:
-        while part := os.read(ours, 65536):
-            seen += part
-    except OSError:  # the other end has been closed
-        pass
-    os.close(ours)
-    assert process.wait() == 0
-    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", seen.decode())
-    assert text.splitlines()[-1] == "RichLiveTable"
+def test_a_terminal_is_drawn_on(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"TERM": "xterm", "COLUMNS": str(width), "LINES": "5"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    table = live_table()
+    assert type(table) is RichLiveTable
+    for i in range(3):
+        table.show([f"[{i}/50] [/] ended [bold]"], [("two", "epoch 1/5", "")] * 30, f"night: {i} of 50")
+    table.close()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", capsys.readouterr().out)
     assert "[2/50] [/] ended [bold]" in text
     if width == 100:
-        assert re.search(r"┃ running +┃ how far +┃ figures ┃", text)
-        assert re.search(r"│ two +│ epoch 1/5 │", text)
-        assert "night: 2 of 50" in text
+        for pattern in (r"┃ running +┃ how far +┃ figures ┃", r"│ two +│ epoch 1/5 │", "night: 2 of 50"):
+            assert re.search(pattern, text), pattern
 
 
 # sweep_text

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,10 +13,10 @@ import pytest
 from pruning.errors import UserError
 from pruning.runs import claims
 from pruning.runs.claims import PATIENCE
+from tests.commands import ROOT
 from tests.helpers import LONG
 from tests.runs.steps import taken
 
-ROOT = Path(__file__).parents[2]
 HERE = claims.identity()
 
 RACER = """
@@ -26,16 +26,10 @@ from pruning.runs import claims
 folder, claim = Path(sys.argv[1]), None
 print("ready", flush=True)
 for line in sys.stdin:
-    word, _, at = line.strip().partition(" ")
-    while at and time.monotonic() < float(at):
-        pass
-    if word == "take":
-        claim = claims.take(folder)
-        print("won" if claim else "lost", flush=True)
-    elif claim:
-        getattr(claim, word)()
-        print("done", flush=True)
+    exec(line)
+    print("won" if claim else "lost", flush=True)
 """
+TAKE = "claim = claims.take(folder)"
 
 
 class Racer:
@@ -47,8 +41,7 @@ class Racer:
 
     def send(self, line: str) -> None:
         assert self.process.stdin
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
+        print(line, file=self.process.stdin, flush=True)
 
     def answer(self) -> str:
         assert self.process.stdout
@@ -59,11 +52,20 @@ class Racer:
         return self.answer()
 
     def kill(self) -> None:
-        self.process.send_signal(signal.SIGKILL)
-        self.process.wait()
+        with self.process:  # which closes the pipes and waits
+            self.process.kill()
 
 
 @contextmanager
+def racers(folder: Path, count: int) -> Iterator[list[Racer]]:
+    with ExitStack() as stack:
+        started = [Racer(folder) for _ in range(count)]
+        for racer in started:
+            stack.callback(racer.kill)
+        assert [racer.answer() for racer in started] == ["ready"] * count
+        yield started
+
+
 def racers(folder: Path, count: int) -> Iterator[list[Racer]]:
     started = [Racer(folder) for _ in range(count)]
     try:
@@ -72,21 +74,14 @@ def racers(folder: Path, count: int) -> Iterator[list[Racer]]:
     finally:
         for racer in started:
             racer.kill()
-            assert racer.process.stdin
-            assert racer.process.stdout
-            racer.process.stdin.close(), racer.process.stdout.close()
 
 
 def race(runners: list[Racer]) -> list[Racer]:
     """Let all take at the same moment; return the winners."""
     at = time.monotonic() + 0.05
     for racer in runners:
-        racer.send(f"take {at}")
+        racer.send(f"all(iter(lambda: time.monotonic() < {at}, False)); {TAKE}")
     return [racer for racer in runners if racer.answer() == "won"]
-
-
-def holder(folder: Path) -> object:
-    return (claims.held(folder) or {}).get("pid")
 
 
 def elsewhere(folder: Path, age: float, **changes: object) -> Path:
@@ -100,17 +95,15 @@ def elsewhere(folder: Path, age: float, **changes: object) -> Path:
 
 
 def test_one_of_all_that_race_wins_and_one_follows_each_winner(tmp_path: Path) -> None:
-    """Six race for a free step, then for one that was released, then for that of a winner killed by -9, and so on."""
     folder = tmp_path / "runs" / "step"
     with racers(folder, 6) as running:
         left = list(running)
         for number in range(1, 13):
             (winner,) = race(left)
-            assert claims.newest(folder) == number
-            assert holder(folder) == winner.process.pid
+            assert (claims.newest(folder), (claims.held(folder) or {}).get("pid")) == (number, winner.process.pid)
             assert race([racer for racer in left if racer is not winner]) == []
             if number % 2:
-                assert winner.ask("release") == "done"
+                assert winner.ask("claim.release()") == "won"
             else:
                 winner.kill()  # the next round finds it gone at once, not after PATIENCE
                 left.remove(winner)
@@ -119,10 +112,10 @@ def test_one_of_all_that_race_wins_and_one_follows_each_winner(tmp_path: Path) -
     assert {path.name for path in folder.iterdir()} == {f"claim-{i}" for i in range(1, 13)}
 
 
-def test_a_stopped_process_still_holds_and_a_zombie_does_not(tmp_path: Path) -> None:
+def test_a_stopped_process_still_holds_and_a_zombie_or_another_process_of_its_number_does_not(tmp_path: Path) -> None:
     with racers(tmp_path, 1) as (racer,):
         pid = racer.process.pid
-        assert racer.ask("take") == "won"
+        assert racer.ask(TAKE) == "won"
         os.kill(pid, signal.SIGSTOP)
         assert claims.take(tmp_path) is None
         os.kill(pid, signal.SIGCONT)
@@ -131,6 +124,9 @@ def test_a_stopped_process_still_holds_and_a_zombie_does_not(tmp_path: Path) -> 
         wait_until(lambda: " Z " in Path(f"/proc/{pid}/stat").read_text())
         assert claims.started(pid) is None
         assert taken(tmp_path).number == 2
+    path = elsewhere(tmp_path / "reused", 0, host=HERE["host"], started="1")  # our pid, but started at another time
+    assert claims.stale(path, time.time())
+    assert claims.held(path.parent) is None
 
 
 def wait_until(true: Callable[[], bool]) -> None:
@@ -140,30 +136,23 @@ def wait_until(true: Callable[[], bool]) -> None:
         time.sleep(0.01)
 
 
-def test_the_number_of_a_dead_process_may_be_used_again(tmp_path: Path) -> None:
-    path = elsewhere(tmp_path, 0, host=HERE["host"], started="1")  # our pid, but started at another time
-    assert claims.stale(path, time.time())
-    assert claims.held(tmp_path) is None
-
-
-@pytest.mark.parametrize("key", ["host", "boot", "processes"])
 @pytest.mark.parametrize(("age", "free"), [(0, False), (PATIENCE - 5, False), (PATIENCE + 5, True)])
-def test_a_holder_that_cannot_be_seen_is_gone_after_patience(tmp_path: Path, key: str, age: float, free: bool) -> None:
-    elsewhere(tmp_path, age, **{"host": HERE["host"], key: "other", "pid": 2**22 + 1, "started": "1"})
-    claim = claims.take(tmp_path)
-    assert (claim is not None) == free
-    assert list(tmp_path.glob(".claim-*")) == []
-    assert claim is None or claim.number == 2
-
-
-@pytest.mark.parametrize("content", ["", '{"host": "a', "\0" * 64])
-@pytest.mark.parametrize(("age", "free"), [(0, False), (2 * PATIENCE, True)])
-def test_a_claim_that_cannot_be_read_counts_by_its_age(tmp_path: Path, content: str, age: float, free: bool) -> None:
-    """As the crash of a machine can leave it: the name is there, the content is not."""
-    elsewhere(tmp_path, age).write_text(content)
-    os.utime(tmp_path / "claim-1", (time.time() - age,) * 2)
-    assert claims.describe(tmp_path) == "nobody"
-    assert (claims.take(tmp_path) is not None) == free
+def test_a_holder_that_cannot_be_seen_is_gone_after_patience(tmp_path: Path, age: float, free: bool) -> None:
+    for key in ("host", "boot", "processes"):
+        elsewhere(tmp_path / key, age, **{"host": HERE["host"], key: "other", "pid": 2**22 + 1, "started": "1"})
+        claim = claims.take(tmp_path / key)
+        assert (claim is not None, claims.newest(tmp_path / key)) == (free, 1 + free)
+        assert list(tmp_path.glob("*/.claim-*")) == []
+    for name, torn in {
+        "none": "",
+        "part": '{"host": "a',
+        "zero": "\0" * 64,
+    }.items():  # as a machine's crash can leave it
+        path = elsewhere(tmp_path / name, age)
+        path.write_text(torn)
+        os.utime(path, (time.time() - age,) * 2)
+        assert claims.describe(path.parent) == "nobody"
+        assert (claims.take(path.parent) is not None) == free
 
 
 def test_the_holder_is_described(tmp_path: Path) -> None:
@@ -171,27 +160,22 @@ def test_the_holder_is_described(tmp_path: Path) -> None:
         assert (claims.newest(folder), claims.held(folder), claims.describe(folder)) == (0, None, "nobody")
         assert not claims.abandoned(folder)
     elsewhere(tmp_path, 7, pid=42, job="1234")
-    found = claims.held(tmp_path)
-    assert found
-    assert (found["host"], found["pid"], found["job"]) == ("elsewhere", 42, "1234")
-    assert 6 < found["beat"] < PATIENCE
+    assert 6 < (claims.held(tmp_path) or {})["beat"] < PATIENCE
     assert claims.describe(tmp_path) == "process 42 on elsewhere (SLURM job 1234)"
     elsewhere(tmp_path, 0, pid=42, job=None)
     assert claims.describe(tmp_path) == "process 42 on elsewhere"
     elsewhere(tmp_path, 2 * PATIENCE)
-    assert (claims.held(tmp_path), claims.describe(tmp_path)) == (None, "nobody")
+    found = claims.held(tmp_path), claims.describe(tmp_path), claims.abandoned(tmp_path)
+    assert found == (None, "nobody", True)
 
 
 def test_a_job_is_named_as_squeue_shows_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "3"}
-    for name in ("SLURM_JOB_ID", *array):
+    for name in (names := ("SLURM_JOB_ID", "SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID")):
         monkeypatch.delenv(name, raising=False)
     assert claims.slurm_job() is None
-    monkeypatch.setenv("SLURM_JOB_ID", "9")
-    assert claims.slurm_job() == "9"
-    for name, value in array.items():
+    for name, value, job in zip(names, "973", ("9", "9", "7_3"), strict=True):
         monkeypatch.setenv(name, value)
-    assert claims.identity()["job"] == "7_3"
+        assert claims.identity()["job"] == job
 
 
 def test_taking_makes_the_folder_and_forgetting_removes_all(tmp_path: Path) -> None:
@@ -199,7 +183,7 @@ def test_taking_makes_the_folder_and_forgetting_removes_all(tmp_path: Path) -> N
     for number in (1, 2):
         claim = taken(folder)
         assert claim.path == folder / f"claim-{number}"
-        assert holder(folder) == os.getpid()
+        assert claims.describe(folder).startswith(f"process {os.getpid()} on ")
         assert claims.take(folder) is None  # not even this process twice
         claim.check()
         claim.release()
@@ -217,14 +201,14 @@ def test_who_lost_the_claim_is_stopped(tmp_path: Path) -> None:
     claim.check()
     elsewhere(tmp_path, 2 * PATIENCE)  # as others see us when we hang
     with racers(tmp_path, 1) as (racer,):
-        assert racer.ask("take") == "won"
+        assert racer.ask(TAKE) == "won"
         text = f"{tmp_path.name} was taken over by process {racer.process.pid} on {HERE['host']}"
         with pytest.raises(claims.LostClaim) as caught:
             claim.check()
         assert str(caught.value).startswith(text)
         claim.release()  # which takes nothing from the new holder
         assert claims.take(tmp_path) is None
-        assert racer.ask("check") == "done"
+        assert racer.ask("claim.check()") == "won"
 
 
 def test_the_heart_beats_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -249,7 +233,6 @@ def test_the_heart_beats_until_the_end(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_the_holder_may_forget_while_another_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The step was done just then: look again, as when the claim is held; not an error."""
     claim, newest = taken(tmp_path), claims.newest
 
     def meanwhile(folder: Path) -> int:

@@ -30,9 +30,7 @@ def test_the_records_of_0_1_are_read(tmp_path: Path) -> None:
     about = {"name": "sweep-s1", "when": 5.0, "code": {"commit": None, "dirty": None}, "env": {"wandb": {}}}
     plain = about | {"steps": [old(step) for step in STEPS], "wanted": [TUNED.id]}
     write_json(tmp_path / FOLDER / "sweep-s1.json", plain)
-    (found,) = recorded_sweeps(tmp_path)
-    assert (found.name, found.when) == ("sweep-s1", 5.0)
-    assert [(step.id, step.name, step.places) for step in found.steps] == [(s.id, s.name, s.places) for s in STEPS]
+    assert recorded_sweeps(tmp_path) == [SweepRecord("sweep-s1", 5.0, STEPS)]
 
 
 def test_the_job_that_was_submitted_last_counts(tmp_path: Path) -> None:

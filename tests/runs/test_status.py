@@ -1,12 +1,8 @@
 import os
 import socket
-import time
 from pathlib import Path
 
-import pytest
-
-from pruning.files import write_json
-from pruning.runs import Run, Step, StepState, StepStatus, claims, status_of, statuses
+from pruning.runs import Run, Step, StepState, StepStatus, status_of, statuses
 from tests.runs.steps import DENSE, PRUNED, TUNED, dead, place, step, taken
 
 OTHER = step("prune", DENSE, percent=0.5)
@@ -18,7 +14,11 @@ def test_the_life_of_a_step(tmp_path: Path) -> None:
         return status_of(TUNED, tmp_path)
 
     assert status() == StepStatus(StepState.MISSING)
-    run = place(tmp_path, TUNED)
+    run = Run.for_step(TUNED, tmp_path)
+    run.path.write_text("in the way of the directory")
+    assert status() == StepStatus(StepState.MISSING)
+    run.path.unlink()
+    place(tmp_path, TUNED)
     assert status() == StepStatus(StepState.MISSING)
     claim = taken(run.path)
     place(tmp_path, TUNED, rows=2)
@@ -42,24 +42,6 @@ def test_the_life_of_a_step(tmp_path: Path) -> None:
     assert str(status()) == "done"
 
 
-def test_a_claim_of_another_machine_counts_as_long_as_it_beats(tmp_path: Path) -> None:
-    run = place(tmp_path, DENSE)
-    write_json(run.path / "claim-1", claims.identity() | {"host": "elsewhere", "job": "12_3"})
-    assert status_of(DENSE, tmp_path).detail == f"process {os.getpid()} on elsewhere (SLURM job 12_3)"
-    past = time.time() - claims.PATIENCE - 5
-    os.utime(run.path / "claim-1", (past, past))
-    assert status_of(DENSE, tmp_path).state == StepState.DIED
-
-
-def test_a_torn_line_is_no_epoch_and_a_file_no_step(tmp_path: Path) -> None:
-    run = place(tmp_path, DENSE, rows=3)
-    with (run.path / "metrics.jsonl").open("a") as file:
-        file.write('{"epoch": 4, "train_lo')
-    assert status_of(DENSE, tmp_path) == StepStatus(StepState.MISSING, 3)
-    Run.for_step(PRUNED, tmp_path).path.write_text("in the way of the directory")
-    assert status_of(PRUNED, tmp_path) == StepStatus(StepState.MISSING)
-
-
 def test_steps_wait_for_what_is_not_done(tmp_path: Path) -> None:
     steps = (DENSE, PRUNED, TUNED, OTHER, OTHER_TUNED)
 
@@ -78,13 +60,11 @@ def test_steps_wait_for_what_is_not_done(tmp_path: Path) -> None:
     assert found(TUNED, OTHER_TUNED) == ["failed: no", "missing"]  # the parent is not among these
 
 
-@pytest.mark.parametrize("end", [StepState.FAILED, StepState.DIED])
-def test_what_starts_from_a_failure_is_not_run(tmp_path: Path, end: StepState) -> None:
-    if end == StepState.FAILED:
-        place(tmp_path, DENSE, failed={"error": "no"})
-    else:
-        dead(place(tmp_path, DENSE))
-    first, *others = statuses((DENSE, PRUNED, TUNED), tmp_path).values()
-    assert first.state == end
-    assert [status.state for status in others] == [StepState.BLOCKED] * 2
-    assert [str(status) for status in others] == [f"not run: {parent.id} failed" for parent in (DENSE, PRUNED)]
+def test_what_starts_from_a_failure_is_not_run(tmp_path: Path) -> None:
+    dead(place(tmp_path / "died", DENSE))
+    place(tmp_path / "failed", DENSE, failed={"error": "no"})
+    waiting = [f"not run: {parent.id} failed" for parent in (DENSE, PRUNED)]
+    for end in (StepState.FAILED, StepState.DIED):
+        first, *others = statuses((DENSE, PRUNED, TUNED), tmp_path / end.name.lower()).values()
+        assert (first.state, {status.state for status in others}) == (end, {StepState.BLOCKED})
+        assert [str(status) for status in others] == waiting

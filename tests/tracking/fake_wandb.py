@@ -21,11 +21,6 @@ SWEEP = "sweep1"
 PROJECT = {"id": "project", "name": "pruning", "entity": {"id": "entity", "name": "ours"}}
 
 
-def environment(url: str) -> Json:
-    """Return the variables that send the wandb client to `url`."""
-    return {"WANDB_MODE": "", "WANDB_BASE_URL": url, "WANDB_API_KEY": "0123456789" * 4}
-
-
 @dataclass
 class TrackedRun:
     """What the server has been sent of one run."""
@@ -53,7 +48,8 @@ class FakeWandb(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.environment = environment(self.url)
+        self.environment: Json = {"WANDB_MODE": "", "WANDB_BASE_URL": self.url, "WANDB_API_KEY": "0123456789" * 4}
+        self.refuses = False
         self.runs: dict[str, TrackedRun] = {}
         self.artifacts: dict[str, Json] = {}  # by id: what CreateArtifact was given, and whether it is committed
         self.uploads: dict[str, bytes] = {}  # by path
@@ -199,9 +195,12 @@ class Requests(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         content = self.content()
-        with self.server.lock:
-            answer = self.answer(content)
-        self.reply(answer)
+        if self.server.refuses:
+            self.send_error(403)
+        else:
+            with self.server.lock:
+                answer = self.answer(content)
+            self.reply(answer)
 
     def answer(self, content: bytes) -> Json:
         if self.path == "/graphql":

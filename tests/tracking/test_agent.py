@@ -76,7 +76,7 @@ def is_cell(server: FakeWandb, name: str, step: Run) -> None:
 def test_under_an_agent_its_run_has_the_result_of_the_cell(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
-    agent = {"WANDB_SWEEP_ID": SWEEP, "WANDB_RUN_ID": "reserved"}
+    agent = {"WANDB_SWEEP_ID": SWEEP, "WANDB_RUN_ID": "reserved", "WANDB_DIR": str(command.home)}
     done = command(*small, "stage=train", **agent, **wandb_server.environment)
     assert (done.returncode, done.stderr) == (0, "")
     (step,) = every(command.runs)

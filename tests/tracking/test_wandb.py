@@ -2,21 +2,19 @@ import json
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pruning.runs import Run
+from pruning.runs import Run, every
 from pruning.tracking import Tracker, tracker
 from pruning.tracking.wandb import BestEffort, mode_of
 from tests.commands import ROOT, Command, Running
 from tests.helpers import by_stage, result
 from tests.helpers import epochs as saved
-from tests.tracking.fake_wandb import FakeWandb, environment
+from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs, history, summary
 
 Small = tuple[str, ...]
@@ -28,9 +26,9 @@ def end(running: Running, number: int, reached: Callable[[], Any]) -> None:
     running.wait()
 
 
-def offline_file(runs: Path, run: Run) -> Path:
+def offline_file(run: Run) -> Path:
     id = result(run)["id"]
-    (path,) = (runs / ".wandb" / "wandb").glob(f"offline-run-*-{id}/run-{id}.wandb")
+    (path,) = (run.path.parent / ".wandb" / "wandb").glob(f"offline-run-*-{id}/run-{id}.wandb")
     return path
 
 
@@ -39,21 +37,16 @@ def known(run: Run) -> dict[str, Any]:
     return {key: value for key, value in result(run).items() if value is not None}
 
 
-def test_offline_each_step_is_one_run_with_the_rows_and_the_result(
-    command: Command, small: Small, tmp_path: Path
-) -> None:
-    words = (*small, "stage=prune")
-    running = command.start(*words, WANDB_MODE="offline")
-    end(running, signal.SIGKILL, lambda: list(command.runs.glob("train-*/resume.pt")))
+def test_offline_a_step_is_one_run_with_the_rows_and_the_result(command: Command, small: Small, tmp_path: Path) -> None:
+    words = (*small, "stage=train")
+    end(command.start(*words, WANDB_MODE="offline"), signal.SIGKILL, lambda: [*command.runs.glob("train-*/resume.pt")])
     done = command(*words, WANDB_MODE="", HOME=str(tmp_path))  # no mode and no key: offline, and never asks
     assert (done.returncode, done.stderr) == (0, "")
     assert "W&B" not in done.stdout
     assert "wandb" not in done.stdout.lower().replace(str(tmp_path).lower(), "")
-    for run in by_stage(command.runs).values():
-        log = offline_file(command.runs, run)
-        assert epochs(history(log)) == run.rows()
-        plain = {key: value for key, value in known(run).items() if isinstance(value, (int, float, str))}
-        assert {key: summary(log).get(key) for key in plain} == plain
+    (run,) = every(command.runs)
+    assert epochs(history(offline_file(run))) == run.rows()
+    assert {key: summary(offline_file(run)).get(key) for key in known(run)} == known(run)
 
 
 def test_online_a_step_is_a_run_under_its_own_id_with_no_epoch_missing_or_doubled(
@@ -88,29 +81,11 @@ def test_online_a_step_is_a_run_under_its_own_id_with_no_epoch_missing_or_double
     assert (epoch["1"], rest["2"], rest["5"]) == ("epoch", "*", 1)  # everything else is drawn over the first metric
 
 
-class Refusing(BaseHTTPRequestHandler):
-    def do_POST(self) -> None:
-        self.send_error(403)
-
-    def do_GET(self) -> None:
-        self.send_error(403)
-
-    def log_message(self, *_: object) -> None:
-        """Print nothing."""
-
-
-@pytest.fixture
-def refusing() -> Iterator[dict[str, Any]]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Refusing) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield environment(f"http://127.0.0.1:{server.server_address[1]}")
-        server.shutdown()
-
-
 def test_a_server_that_refuses_is_asked_once_and_stops_nothing(
-    command: Command, small: Small, refusing: dict[str, Any]
+    command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
-    done = command(*small, "stage=prune", **refusing)
+    wandb_server.refuses = True
+    done = command(*small, "stage=prune", **wandb_server.environment)
     assert done.returncode == 0
     # wandb-core complains of its telemetry whatever its settings are
     assert all(line.startswith("Failed to export ") for line in done.stderr.splitlines())
@@ -118,7 +93,7 @@ def test_a_server_that_refuses_is_asked_once_and_stops_nothing(
     runs = by_stage(command.runs)
     assert (len(runs["train"].rows()), runs["prune"].done) == (3, True)
     for run in runs.values():
-        assert epochs(history(offline_file(command.runs, run))) == run.rows()
+        assert epochs(history(offline_file(run))) == run.rows()
 
 
 def test_the_setting_decides_the_mode_before_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,17 +120,16 @@ class Failing(Tracker):
 def test_a_tracker_that_fails_says_so_once(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     about = {"id": "r1", "name": "n", "stage": "train", "config": {}}
-    for make, words in (
-        (lambda note: tracker({"mode": "offline"}, about, [], tmp_path / "file", note), str(tmp_path / "file")),
-        (lambda note: BestEffort(Failing, note), "no"),
+    notes: list[str] = []
+    for failing in (
+        tracker({"mode": "offline"}, about, [], tmp_path / "file", notes.append),
+        BestEffort(Failing, notes.append),
     ):
-        notes: list[str] = []
-        failing = make(notes.append)
         for epoch in (1, 2):
             failing.row({"epoch": epoch})
         failing.finish({"parent": None}, [], None, tmp_path / "model")
         failing.close()
-        (note,) = notes
-        assert note.startswith("W&B has failed, the local record goes on alone: ")
-        assert words in note
-    assert type(tracker({"mode": "disabled"}, about, [], tmp_path, print)) is Tracker
+    assert [note.partition(": ")[0] for note in notes] == ["W&B has failed, the local record goes on alone"] * 2
+    assert str(tmp_path / "file") in notes[0]
+    assert notes[1].endswith(": no")
+    assert type(tracker({"mode": "disabled"}, about, [], tmp_path, notes.append)) is Tracker

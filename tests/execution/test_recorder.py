@@ -1,0 +1,33 @@
+"""What the tracker is sent: each row once, when the state that holds it is saved."""
+
+from pathlib import Path
+from typing import Any
+
+from pruning import tracking
+from pruning.execution.recorder import RunRecorder
+from pruning.execution.stop import StopRequest
+from pruning.runs import Run, claims
+from tests.pipeline.made import chain
+
+
+class Kept(tracking.Tracker):
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        self.rows.append(metrics)
+
+
+def test_a_row_is_sent_once_and_only_after_its_state_is_saved(tmp_path: Path) -> None:
+    step = chain(0.3, 0, "train")[0]
+    run, tracker = Run.for_step(step, tmp_path), Kept()
+    claim = claims.take(run.path)
+    assert claim
+    recorder = RunRecorder(run, step, claim, tracking.Reporter(), StopRequest(), tracker)
+    row = {"epoch": 1, "train_loss": 1.0, "train_top1": 2.0, "test_top1": 3.0, "images_per_second": 4.0}
+    recorder.row(row)
+    assert (tracker.rows, run.rows()) == ([], [row])
+    recorder.save({"epoch": 1})
+    recorder.save({"epoch": 1})  # stopped in the middle of the next epoch
+    assert tracker.rows == [row]
+    claim.forget()
