@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +57,8 @@ def test_a_full_disk_leaves_what_was_there(
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("I am a file")
     (tmp_path / "dir").mkdir()
+    (tmp_path / "file").touch()
     for place, reason in (("file/x", "File exists"), ("file/none/x", "Not a directory"), ("dir", "Is a ")):
         with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):
             files.write_whole(tmp_path / place, b"content")
@@ -65,11 +66,10 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_writers_at_once_leave_one_whole_file(tmp_path: Path) -> None:
-    path = tmp_path / "x"
     contents = [bytes([i]) * 100_000 for i in range(8)]
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda content: files.write_whole(path, content), contents))
-    assert path.read_bytes() in contents
+        list(pool.map(partial(files.write_whole, tmp_path / "x"), contents))
+    assert (tmp_path / "x").read_bytes() in contents
     assert [p.name for p in tmp_path.iterdir()] == ["x"]
 
 
@@ -84,8 +84,7 @@ for number in itertools.cycle(range(256)):
 def test_a_killed_writer_leaves_a_whole_file_or_none(tmp_path: Path) -> None:
     path, chance, seen = tmp_path / "x", random.Random(0), 0
     for attempt in range(20):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, cwd=ROOT)
-        with writer:
+        with subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE, cwd=ROOT) as writer:
             assert writer.stdout
             assert writer.stdout.readline() == b"ready\n"
             time.sleep(chance.uniform(0, 0.03 if attempt % 2 else 0.002))

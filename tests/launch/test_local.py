@@ -193,7 +193,7 @@ def test_what_was_stopped_continues_to_the_same_bytes(
     stopped = [run for run in every(command.runs) if not run.done]
     for run in stopped:
         left = (run.resume.exists(), run.failure(), claims.held(run.path), claims.abandoned(run.path))
-        assert left == (True, None, None, None)
+        assert left == (True, None, None, False)
         assert "Traceback" not in run.log.read_text()
     done = start(command, *grid).wait()
     assert (done.returncode, done.stderr) == (0, "")

@@ -46,21 +46,15 @@ def test_the_way_to_a_higher_target_contains_the_way_to_a_lower_one(at: list[flo
     assert between == list(sparsities(high, at=at))[: len(between)]
 
 
-@pytest.mark.parametrize(
-    ("target", "settings", "wanted"),
-    [
-        (0.8, {}, (0.8,)),
-        (0.0, {"count": 3}, (0.0,)),
-        (0.488, {"count": 3}, (0.2, 0.36, 0.488)),  # a fifth of what is left, as Frankle and Carbin
-        (0.9, {"count": 3, "spacing": "linear"}, (0.3, 0.6, 0.9)),
-        (0.9, {"count": 3, "spacing": "linear", "start": 0.6}, (0.7, 0.8, 0.9)),
-        (0.8, {"at": (0.9, 0.5, 0.8, 0.5, 0.2), "start": 0.2}, (0.5, 0.8)),
-        (0.3, {"count": 3, "start": 0.5}, (0.3,)),  # keep_top refuses it
-        (1.0, {"count": 2}, (1.0,)),
-    ],
-)
-def test_levels_by_hand(target: float, settings: dict[str, Any], wanted: tuple[float, ...]) -> None:
-    assert sparsities(target, **settings) == wanted
+def test_levels_by_hand() -> None:
+    assert sparsities(0.8) == (0.8,)
+    assert sparsities(0.0, count=3) == (0.0,)
+    assert sparsities(1.0, count=2) == (1.0,)
+    assert sparsities(0.488, count=3) == (0.2, 0.36, 0.488)  # a fifth of what is left, as Frankle and Carbin
+    assert sparsities(0.9, count=3, spacing="linear") == (0.3, 0.6, 0.9)
+    assert sparsities(0.9, count=3, spacing="linear", start=0.6) == (0.7, 0.8, 0.9)
+    assert sparsities(0.8, at=(0.9, 0.5, 0.8, 0.5, 0.2), start=0.2) == (0.5, 0.8)
+    assert sparsities(0.3, count=3, start=0.5) == (0.3,)  # keep_top refuses it
 
 
 def test_the_settings_are_those_of_the_function() -> None:

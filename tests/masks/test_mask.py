@@ -1,3 +1,4 @@
+import itertools
 import math
 from typing import Any
 
@@ -80,16 +81,14 @@ def test_the_enforcer_reads_any_float() -> None:
         assert not model.weight.signbit().any()
 
 
-@pytest.mark.parametrize(("of_weights", "of_mask"), [(True, False), (False, True), (True, True)])
-def test_the_enforcer_reads_any_memory_format(of_weights: bool, of_mask: bool) -> None:
-    model = nn.Conv2d(3, 4, (3, 2))
-    if of_weights:
-        model = model.to(memory_format=torch.channels_last)
-    keep = torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
-    before = model.weight.detach().clone()
-    mask = {"weight": keep.contiguous(memory_format=torch.channels_last) if of_mask else keep}
-    masks.enforcer(mask, model)()
-    assert torch.equal(bits(model.weight), bits(torch.where(keep, before, 0)))
+def test_the_enforcer_reads_any_memory_format() -> None:
+    formats = (torch.contiguous_format, torch.channels_last)
+    for of_weights, of_mask in itertools.product(formats, formats):
+        model = nn.Conv2d(3, 4, (3, 2)).to(memory_format=of_weights)
+        keep = torch.rand(model.weight.shape, generator=torch.Generator().manual_seed(1)) < 0.5
+        before = model.weight.detach().clone()
+        masks.enforcer({"weight": keep.contiguous(memory_format=of_mask)}, model)()
+        assert torch.equal(bits(model.weight), bits(torch.where(keep, before, 0)))
 
 
 @pytest.mark.parametrize(

@@ -60,18 +60,16 @@ def test_a_scope_may_be_a_function_with_groups_of_its_own() -> None:
     assert pruned == {"a": [[0], [1], [2], [3]], "b": [[0]], "c": [[0, 0]]}
 
 
-@pytest.mark.parametrize(
-    ("groups", "text"),
-    [
+def test_a_scope_whose_counts_are_impossible_is_a_value_error() -> None:
+    cases: list[tuple[Groups, str]] = [
         ({("a", "b", "c"): 5}, "give 6 to prune in all"),
         ({("a",): 3, ("b",): 3}, "name each weight once"),
         ({("a", "b", "c"): 3, ("a",): 3}, "name each weight once"),
         ({("a", "b", "c"): 6, ("d",): 0}, "name each weight once"),
         ({("a",): 5, ("b", "c"): 1}, "asks for 5 pruned of 4 weights"),
         ({("a",): 0, ("b", "c"): 6}, "asks for 0 pruned of 4 weights, 1 are already"),
-    ],
-)
-def test_a_scope_whose_counts_are_impossible_is_a_value_error(groups: Groups, text: str) -> None:
-    with pytest.raises(ValueError, match=text) as caught:
-        masks.keep_top(SCORES, 0.5, lambda *_: groups, {"a": torch.tensor([True, False, True, True])})
-    assert type(caught.value) is ValueError  # a mistake of a program, not of its user
+    ]
+    for groups, text in cases:
+        with pytest.raises(ValueError, match=text) as caught:
+            masks.keep_top(SCORES, 0.5, lambda *_, given=groups: given, {"a": torch.tensor([True, False, True, True])})
+        assert type(caught.value) is ValueError  # a mistake of a program, not of its user

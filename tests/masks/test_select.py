@@ -1,4 +1,5 @@
 import copy
+import itertools
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -66,9 +67,7 @@ def test_keep_top_is_the_obvious_one(case: Problem) -> None:
     mask = keep_top(scores, sparsity, scope, previous)
     assert equal(mask, reference.keep_top(scores, sparsity, scope, previous))
     assert all(keep.dtype == torch.bool and keep.shape == scores[name].shape for name, keep in mask.items())
-    assert pruned(mask) == total
-    assert nested(mask, previous)
-    assert equal(previous, before)
+    assert (pruned(mask), nested(mask, previous), equal(previous, before)) == (total, True, True)
 
 
 @settings(deadline=None)
@@ -84,10 +83,9 @@ def test_pruning_again_and_again_nests_and_counts(scores: Scores, levels: list[f
         assert equal(mask, keep_top(scores, levels[-1]))
 
 
-@pytest.mark.parametrize("scope", SCOPES)
-def test_ties_go_by_position(scope: str) -> None:
+def test_ties_go_by_position() -> None:
     """Trap: `>` at a threshold prunes k + 1, all of them on ties, and crashes at 1.0."""
-    for count in range(11):
+    for scope, count in itertools.product(SCOPES, range(11)):
         mask = keep_top({"w": torch.full((2, 5), 0.25)}, count / 10, scope)
         assert mask["w"].flatten().tolist() == [True] * (10 - count) + [False] * count
 
@@ -106,21 +104,19 @@ def test_keep_top_counts_above_the_integers_of_float32() -> None:
 HALF = {"a": torch.tensor([True, False]), "b": torch.tensor([False, True])}
 
 
-@pytest.mark.parametrize(
-    ("change", "parameter", "text"),
-    [
+def test_what_keep_top_refuses() -> None:
+    cases: list[tuple[dict[str, Any], str | None, str]] = [
         ({"sparsity": 30}, "sparsity", r"sparsity must be in \[0, 1\], got 30"),
         ({"sparsity": math.nan}, "sparsity", r"sparsity must be in \[0, 1\], got nan"),
         ({"sparsity": 0.3, "previous": HALF}, "sparsity", "sparsity=0.3 is below the sparsity 0.5000 that the"),
         ({"scope": "globl"}, "scope", r"scope must be one of global, layer, got 'globl'; did you mean global\?"),
-        ({"scores": {"a": torch.ones(2), "b": torch.tensor([1, math.nan])}}, None, r"the scores of b contain nan: "),
-    ],
-)
-def test_what_keep_top_refuses(change: dict[str, Any], parameter: str | None, text: str) -> None:
+        ({"scores": {"a": torch.ones(2), "b": torch.tensor([1, math.nan])}}, None, "the scores of b contain nan: "),
+    ]
     usual: dict[str, Any] = {"scores": {"a": torch.ones(2), "b": torch.ones(2)}, "sparsity": 0.5}
-    with pytest.raises(UserError, match=f"^{text}") as caught:
-        keep_top(**(usual | change))
-    assert caught.value.parameter == parameter
+    for change, parameter, text in cases:
+        with pytest.raises(UserError, match=f"^{text}") as caught:
+            keep_top(**(usual | change))
+        assert caught.value.parameter == parameter
 
 
 def net() -> nn.Sequential:
@@ -203,6 +199,8 @@ def test_what_prune_refuses(rounds: int) -> None:
         with pytest.raises(UserError, match=f"^{choice} must be one of .*, got 'magnitud'") as caught:
             masks.prune(net(), 0.5, **{choice: "magnitud"})  # type: ignore[arg-type]
         assert caught.value.parameter == choice
+    with pytest.raises(UserError, match=r"^sparsity=0.8 is below"):
+        masks.prune(net(), 0.8, previous=masks.prune(net(), 0.9))
     with pytest.raises(UserError, match=r"^layers=conv: the network has no such layers"):
         masks.prune(nn.Linear(2, 2), 0.5)
     with pytest.raises(ValueError, match=r"score of shape \[4, 3, 3, 3\] for 0.weight, got none"):

@@ -41,10 +41,6 @@ def check(sweep: Sweep) -> None:
 cells = st.tuples(st.sampled_from([0.1, 0.3, 0.5, 0.9]), st.integers(0, 2), st.sampled_from(STAGES))
 
 
-def upto(stage: str) -> tuple[str, ...]:
-    return STAGES[: STAGES.index(stage) + 1]
-
-
 @given(st.lists(cells, min_size=1, max_size=30), st.randoms())
 @example([(0.3, 0, "prune"), (0.3, 0, "finetune")], random.Random(0))
 @example([(0.3, 0, "finetune"), (0.3, 0, "train")], random.Random(0))
@@ -52,17 +48,15 @@ def test_each_step_is_made_once_after_its_parent(wished: list[Cell], chance: ran
     sweep = sweep_of(wished)
     check(sweep)
     assert [one.id for one in sweep.wanted] == list(dict.fromkeys(chain(*cell)[-1].id for cell in wished))
-    assert len(sweep.steps) == len({(p if s != "train" else 0, seed, s) for p, seed, t in wished for s in upto(t)})
+    stages = {stage: STAGES[: i + 1] for i, stage in enumerate(STAGES)}
+    assert len(sweep.steps) == len({(s != "train" and p, seed, s) for p, seed, t in wished for s in stages[t]})
     found = differences(sweep.steps)
     assert len({(one.stage, found[one.id]) for one in sweep.steps}) == len(sweep.steps)
     shuffled = wished * 2  # the id is that of the set of wishes
     chance.shuffle(shuffled)
     assert sweep_of(shuffled).id == sweep.id != sweep_of([*wished, (0.7, 7, "prune")]).id
-    assert (len(sweep.id), sweep.title, sweep_of(wished, name="night").title) == (
-        9,
-        f"sweep-{sweep.id}",
-        f"night-{sweep.id}",
-    )
+    titles = sweep.title, sweep_of(wished, name="night").title
+    assert (len(sweep.id), *titles) == (9, f"sweep-{sweep.id}", f"night-{sweep.id}")
 
 
 @given(st.lists(st.integers(-1, 12), min_size=1, max_size=13), st.sets(st.integers(0, 12)))
@@ -115,25 +109,22 @@ def test_cells_in_different_places_are_refused() -> None:
 
 
 def test_cells_share_the_levels_that_they_have_in_common() -> None:
-    """A step knows its own sparsity only, so the way to 0.7 is the beginning of the way to 0.9."""
     sweep = Sweep.from_cells(
         [composed("levels.at=[0.3,0.5,0.7]", f"prune.percent={p}", "env.device=cpu") for p in (0.5, 0.7, 0.9)],
         lambda *_: "fp32",
     )
-    assert [len(chain) for chain in sweep.chains] == [5, 7, 9]
-    assert len(sweep.steps) == 9
+    assert ([len(chain) for chain in sweep.chains], len(sweep.steps)) == ([5, 7, 9], 9)
     assert names(sweep.tasks) == ["t p0.3 f0.3 p0.5 f0.5", "p0.7 f0.7", "p0.9 f0.9"]
     found = differences(sweep.steps)
     assert [found[one.id] for one in sweep.steps[1:5]] == [f"prune.percent={p}" for p in (0.3, 0.3, 0.5, 0.5)]
     one_shot = Sweep.from_cells([composed("prune.percent=0.3", "env.device=cpu")], lambda *_: "fp32")
-    assert [one.id for one in one_shot.steps] == [one.id for one in sweep.steps[:3]]
+    assert one_shot.steps == sweep.steps[:3]
 
 
 def test_a_sweep_is_recorded_under_its_title(tmp_path: Path) -> None:
     sweep = sweep_of([(0.3, 0, "finetune"), (0.5, 0, "prune")], tmp_path, "night")
     assert sweep.record() == tmp_path / ".sweeps" / f"{sweep.title}.json"
-    (found,) = recorded_sweeps(tmp_path)
-    assert (found.name, [*found.steps]) == (sweep.title, sweep.steps)
+    assert [(one.name, [*one.steps]) for one in recorded_sweeps(tmp_path)] == [(sweep.title, sweep.steps)]
 
 
 # differences
@@ -145,13 +136,10 @@ OTHER = chain(0.5, 0, "prune")[1]
 def test_what_differs_within_a_stage_comes_with_what_the_step_started_from() -> None:
     sweep = sweep_of([(p, s, "finetune") for p in (0.3, 0.5) for s in (0, 1)])
     found = differences(sweep.steps)
-    assert {found[one.id] for one in sweep.steps if one.stage == "train"} == {"seed=0", "seed=1"}
-    for stage in ("prune", "finetune"):
-        expected = {f"seed={s} prune.percent={p}" for p in (0.3, 0.5) for s in (0, 1)}
-        assert {found[one.id] for one in sweep.steps if one.stage == stage} == expected
-
-
-def test_the_only_step_of_its_stage_has_all_its_settings() -> None:
+    pruned = {f"seed={s} prune.percent={p}" for p in (0.3, 0.5) for s in (0, 1)}
+    expected = {"train": {"seed=0", "seed=1"}, "prune": pruned, "finetune": pruned}
+    assert {stage: {found[one.id] for one in sweep.steps if one.stage == stage} for stage in STAGES} == expected
+    # the only step of its stage has all its settings
     assert list(differences([DENSE, PRUNED, OTHER]).values()) == [
         "dataset=digits arch=resnet20 seed=0 train.epochs=8 train.precision=fp32",
         "prune.percent=0.3",
@@ -163,33 +151,22 @@ def test_a_setting_that_only_some_steps_have_tells_them_apart() -> None:
     tuned = [step("finetune", PRUNED, epochs=5), step("finetune", PRUNED, epochs=5, label_smoothing=0.1)]
     assert list(differences(tuned).values()) == ["", "finetune.label_smoothing=0.1"]
     lists = [step("train", milestones=[0.3, 0.6]), step("train", milestones=[0.5], optimizer="adam")]
-    assert list(differences(lists).values()) == [
-        "train.milestones=[0.3, 0.6]",
-        "train.milestones=[0.5] train.optimizer=adam",
-    ]
+    expected = ["train.milestones=[0.3, 0.6]", "train.milestones=[0.5] train.optimizer=adam"]
+    assert list(differences(lists).values()) == expected
 
 
 def test_the_settings_of_a_chain_are_those_of_its_last_level() -> None:
     further = step("prune", TUNED, percent=0.5)
-    assert flatten([DENSE, PRUNED, TUNED, further])[further.id] == {
-        "dataset": "digits",
-        "arch": "resnet20",
-        "seed": "0",
-        "train.epochs": "8",
-        "train.precision": "fp32",
-        "prune.percent": "0.5",
-        "finetune.epochs": "5",
-        "finetune.precision": "fp32",
-    }
+    common = {"dataset": "digits", "arch": "resnet20", "seed": "0", "train.epochs": "8", "train.precision": "fp32"}
+    later = {"prune.percent": "0.5", "finetune.epochs": "5", "finetune.precision": "fp32"}
+    assert flatten([DENSE, PRUNED, TUNED, further])[further.id] == common | later
 
 
 def test_what_is_no_setting_of_a_stage_tells_steps_apart_too() -> None:
     whole = step("train", epochs=1)
     cropped, mirrored = (replace(whole, dataset={"name": "digits", **more}) for more in ({"pad": 2}, {"flip": True}))
     assert list(differences([whole, cropped, mirrored]).values()) == ["", "dataset.pad=2", "dataset.flip=true"]
-    assert list(differences([whole, replace(whole, precision="bf16")]).values()) == [
-        "train.precision=fp32",
-        "train.precision=bf16",
-    ]
+    precisions = differences([whole, replace(whole, precision="bf16")])
+    assert list(precisions.values()) == ["train.precision=fp32", "train.precision=bf16"]
     files = [replace(PRUNED, parent=f"sha256:{i}", places={f"sha256:{i}": f"/{i}.pth"}) for i in range(2)]
     assert list(differences(files).values()) == ["resume=/0.pth", "resume=/1.pth"]

@@ -1,3 +1,4 @@
+import itertools
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,21 +22,13 @@ def result(**figures: Any) -> Result:
     return cast("Result", dense | counts | figures)
 
 
-PRUNED = result(
-    stage="finetune",
-    sparsity=0.8,
-    test_top1=9.0,
-    before={"test_top1": 1.0},
-    params_nonzero=200_001,
-    macs_nonzero=500,
-    seconds=1234.5,
-)
+FIGURES = {"sparsity": 0.8, "test_top1": 9.0, "before": {"test_top1": 1.0}, "seconds": 1234.5}
+PRUNED = result(stage="finetune", params_nonzero=200_001, macs_nonzero=500, **FIGURES)
 
 
-def checkpoint() -> Checkpoint:
-    weights = {"b.weight": torch.ones(4, 2), "a.weight": torch.ones(2, 2), "c.bias": torch.ones(2)}
-    mask = {"a.weight": torch.tensor([[True, False], [False, False]]), "b.weight": torch.ones(4, 2, dtype=torch.bool)}
-    return Checkpoint(weights, mask, "x", 2, {})
+WEIGHTS = {"b.weight": torch.ones(4, 2), "a.weight": torch.ones(2, 2), "c.bias": torch.ones(2)}
+MASK = {"a.weight": torch.tensor([[True, False], [False, False]]), "b.weight": torch.ones(4, 2, dtype=torch.bool)}
+MASKED = Checkpoint(WEIGHTS, MASK, "x", 2, {})
 
 
 def test_the_table_has_a_row_per_result_and_a_column_per_function(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,10 +53,9 @@ def test_the_text_is_aligned_numbers_to_the_right() -> None:
 
 
 def test_layers_are_in_the_order_of_the_network() -> None:
-    assert report.layers(checkpoint()) == [
-        {"layer": "b.weight", "weights": 8, "kept": 8, "sparsity": 0.0},
-        {"layer": "a.weight", "weights": 4, "kept": 1, "sparsity": 0.75},
-    ]
+    found = [tuple(layer.items()) for layer in report.layers(MASKED)]
+    values = ("b.weight", 8, 8, 0.0), ("a.weight", 4, 1, 0.75)
+    assert found == [tuple(zip(("layer", "weights", "kept", "sparsity"), row, strict=True)) for row in values]
 
 
 @pytest.fixture
@@ -79,13 +71,11 @@ def runs(tmp_path: Path) -> list[Run]:
     return made
 
 
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_picture_is_drawn_and_the_same_each_time(runs: list[Run], masked: bool) -> None:
-    for run in runs:
+def test_the_picture_is_drawn_and_the_same_each_time(runs: list[Run]) -> None:
+    for run, checkpoint in itertools.product(runs, (MASKED, Checkpoint({}, {}, "x", 2, {}))):
         drawn = set()
         for _ in range(2):
-            path = report.picture(run, checkpoint() if masked else Checkpoint({}, {}, "x", 2, {}))
-            assert path == run.path / "picture.png"
+            assert report.picture(run, checkpoint) == run.path / "picture.png"
             drawn.add((run.path / "picture.png").read_bytes())
         with Image.open(run.path / "picture.png") as image:
             assert image.size == (1210, 418)
@@ -96,14 +86,14 @@ def test_the_picture_is_drawn_and_the_same_each_time(runs: list[Run], masked: bo
 def test_the_picture_shows_the_curves_of_the_ancestors(runs: list[Run]) -> None:
     axis = Figure().subplots()
     draw_epochs(axis, runs[-1])
-    legend, lines = axis.get_legend(), axis.get_lines()
+    curves = {"train: test": [1, 2], "train: train": [1, 2], "right after prune 0.3": [2]}
+    curves |= {"finetune 0.3: test": [3], "finetune 0.3: train": [3]}
+    legend = axis.get_legend()
     assert legend
-    names = [text.get_text() for text in legend.get_texts()]
-    curves = ["train: test", "train: train", "right after prune 0.3", "finetune 0.3: test", "finetune 0.3: train"]
-    assert names == curves
-    assert [list(np.asarray(line.get_xdata())) for line in lines] == [[1, 2], [1, 2], [2], [3], [3]]
+    assert [text.get_text() for text in legend.get_texts()] == list(curves)
+    assert [list(np.asarray(line.get_xdata())) for line in axis.get_lines()] == list(curves.values())
 
 
 def test_a_picture_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"^cannot write .*picture.png"):
-        report.picture(Run(tmp_path / "nowhere"), checkpoint())
+        report.picture(Run(tmp_path / "nowhere"), MASKED)
