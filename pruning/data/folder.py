@@ -18,7 +18,7 @@ from pruning.data.decode import decode, in_chunks, read
 from pruning.data.values import Channels, Data, Info, Progress, Split
 from pruning.errors import UserError
 
-PARTS = ("train", "test")
+TRAIN, TEST = PARTS = ("train", "test")  # directories below the root
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ def scan(root: str | None) -> Folder:
     for part in PARTS:
         entries = [
             (label, *entry)
-            for label, name in enumerate(classes["train"])
+            for label, name in enumerate(classes[TRAIN])
             for entry in _class_files(base, f"{part}/{name}")
         ]
         labels[part] = [label for label, _, _ in entries]
         files[part] = [file for _, file, _ in entries]
         stamp.update(ascii([entry[1:] for entry in entries]).encode())
-    return Folder(base, classes["train"], files, labels, stamp.hexdigest())
+    return Folder(base, classes[TRAIN], files, labels, stamp.hexdigest())
 
 
 def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -> str:
@@ -93,12 +93,12 @@ def load(cache: Path, progress: Progress | None = None, *, root: str | None) -> 
     tensors = store.read_tensors(kept)
     if tensors is None:
         images = decode([folder.root / file for file in folder.all_files], progress)
-        mean, std = _moments(images[: len(folder.files["train"])])
+        mean, std = _moments(images[: len(folder.files[TRAIN])])
         tensors = {"images": images, "mean": mean, "std": std}
         store.write_tensors(kept, tensors)
     train, test = (
         Split(images, torch.tensor(folder.labels[part]))
-        for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files["train"])]), strict=True)
+        for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files[TRAIN])]), strict=True)
     )
     return Data(train, None, test, folder.classes, _channels(tensors["mean"]), _channels(tensors["std"]))
 
