@@ -267,8 +267,12 @@ def test_a_worker_answers_whatever_becomes_of_a_step(tmp_path: Path, monkeypatch
         assert feeder.ask(elsewhere) == (Outcome.BUSY, "")
         text = "finetune.batch_size is not set: give finetune.batch_size=... or choose a recipe"
         assert feeder.ask(wrong) == (Outcome.FAILED, text)
+        other = chain(0.5, 0, "prune")[1]
+        Run.for_step(other, tmp_path).log.mkdir(parents=True)
+        assert feeder.ask(other)[1].startswith(f"cannot write {tmp_path / other.name / 'log.txt'}: Is a directory")
     assert process.returncode == 0
-    assert Run.for_step(wrong, tmp_path).log.read_text().endswith(f"\npruning.errors.UserError: {text}\n")
+    printed = Run.for_step(wrong, tmp_path).log.read_text()
+    assert printed.endswith(f"\npruning.errors.UserError: {text}\n")  # nothing of the step after it
     claim.release()
 
 

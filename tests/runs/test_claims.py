@@ -138,7 +138,7 @@ def test_a_holder_that_cannot_be_seen_is_gone_after_patience(tmp_path: Path, age
         path = elsewhere(tmp_path / name, age)
         path.write_text(torn)
         os.utime(path, (time.time() - age,) * 2)
-        assert claims.describe(path.parent) == "nobody"
+        assert (claims.describe(path.parent), claims.abandoned(path.parent)) == ("nobody", free)
         assert (claims.take(path.parent) is not None) == free
 
 

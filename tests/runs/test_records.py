@@ -39,3 +39,12 @@ def test_the_job_that_was_submitted_last_counts(tmp_path: Path) -> None:
     record_jobs(tmp_path, [(DENSE, PRUNED), (TUNED,)], ["7_0", "7_1"])
     record_jobs(tmp_path, [(PRUNED,)], ["9"])
     assert recorded_jobs(tmp_path) == {DENSE.id: "7_0", PRUNED.id: "9", TUNED.id: "7_1"}
+
+
+def test_a_torn_line_of_jobs_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / FOLDER).mkdir()
+    record_jobs(tmp_path, [[DENSE]], ["7"])
+    for torn in ('{"job": "8", "ste', "{", '"'):
+        with (tmp_path / FOLDER / "jobs.jsonl").open("a") as file:
+            file.write(torn + "\n")
+        assert recorded_jobs(tmp_path) == {DENSE.id: "7"}
