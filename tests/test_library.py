@@ -18,7 +18,6 @@ LIBRARY = ROOT / "docs" / "library.md"
 
 def test_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pruning, "CRITERIA", CRITERIA, raising=False)
     try:
         names = run(LIBRARY)
     finally:

@@ -30,11 +30,11 @@ class GraphLauncher(Launcher):
 
     def settings(self) -> Any:
         """Return the node hydra.launcher, checked; UserError if anything is wrong."""
-        raise NotImplementedError
+        raise NotImplementedError  # each launcher has its own
 
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         """Read the settings and every cell before anything runs, then run the sweep."""
-        raise NotImplementedError
+        raise NotImplementedError  # each launcher has its own
 
     def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
         from pruning.pipeline.sweep import Sweep

@@ -1,5 +1,7 @@
 """Parameters and multiply-adds of a masked network. The mask is an argument: nothing is read off the weights."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
@@ -10,7 +12,7 @@ def uses_per_image(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) 
     """Return how often each weight of a convolution or linear layer is used for one image of `shape` (C, H, W)."""
     uses: dict[str, int] = {}
 
-    def hook(name: str) -> object:
+    def hook(name: str) -> Callable[[nn.Module, object, Tensor], None]:
         def record(module: nn.Module, _inputs: object, output: Tensor) -> None:
             spatial = output.shape[2:].numel() if isinstance(module, nn.Conv2d) else 1
             uses[f"{name}.weight"] = uses.get(f"{name}.weight", 0) + spatial
@@ -18,7 +20,7 @@ def uses_per_image(model: nn.Module, shape: tuple[int, int, int] = (3, 32, 32)) 
         return record
 
     layers = [(n, m) for n, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))]
-    handles = [module.register_forward_hook(hook(name)) for name, module in layers]  # type: ignore[arg-type]
+    handles = [module.register_forward_hook(hook(name)) for name, module in layers]
     device = next(model.parameters()).device
     was_training = model.training
     try:

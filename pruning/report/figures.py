@@ -19,6 +19,7 @@ def measure_result(
     model = checkpoint.network()
     images = data.train.images
     counted = cost(model, checkpoint.mask, (3, images.shape[1], images.shape[2]))
+    # torch's types know no memory_format here
     model.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     measured = measure(model, data, step.precision)
     parent, rows = run.parent(), run.rows()
@@ -38,7 +39,7 @@ def measure_result(
         "percent": step.sparsity or 0.0,
         "level": step.level,
         "sparsity": sparsity(checkpoint.mask),
-        **measured,  # type: ignore[typeddict-item]
+        **measured,  # type: ignore[typeddict-item] # test_*, and val_* where held out
         "train_loss": rows[-1]["train_loss"] if rows else None,
         **counted,
         "epochs": step.epochs,

@@ -79,7 +79,7 @@ class WandbTracker(Tracker):
             project=self.settings.get("project") or "pruning",
             entity=self.settings.get("entity"),
             tags=self.settings.get("tags"),
-            mode=self.mode,  # type: ignore[arg-type]
+            mode=self.mode,  # type: ignore[arg-type] # a str that env has checked
             resume="allow",
             dir=self.home,
             settings=wandb.Settings(

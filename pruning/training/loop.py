@@ -81,6 +81,7 @@ class TrainingLoop:
         hooks: TrainingHooks,
     ) -> None:
         device = data.train.images.device
+        # torch's types know no memory_format here
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mask = {name: keep.to(device) for name, keep in mask.items()}
         self.data, self.recipe, self.seed, self.precision, self.hooks = data, recipe, seed, precision, hooks

@@ -112,7 +112,7 @@ def test_a_shortcut_averages_pads_and_passes_gradients() -> None:
     squares = (x[..., ::2, ::2] + x[..., ::2, 1::2] + x[..., 1::2, ::2] + x[..., 1::2, 1::2]) / 4
     assert torch.allclose(out, torch.cat([squares, torch.zeros_like(squares)], dim=1))
     out.sum().backward()
-    assert x.grad is not None and torch.allclose(x.grad, torch.full_like(x, 1 / 4))  # noqa: PT018
+    assert x.grad is not None and torch.allclose(x.grad, torch.full_like(x, 1 / 4))  # noqa: PT018 (one fact)
     assert resnet.BasicBlock(16, 16).shortcut(x) is x
 
 
