@@ -2,23 +2,49 @@
 
 Claims of a directory are numbered files, `claim-1`, `claim-2`, ... Number n+1 may be made only while n is released
 or stale, and making it is exclusive (a hard link, which is atomic on network file systems too), so of two processes
-that both find n stale only one gets n+1. Nothing is ever removed before the step is done.
+that both find n stale only one gets n+1. Only the latest claim counts: whoever finds a later one than its own, or its
+own gone, or a result, has lost the step. Nothing is removed before the step is done.
+
+The promise: no two results, and no epoch twice. `Claim.check` alone cannot keep it, since a process may be stopped for
+hours between its check and what it does next. So `result.json` is published by a hard link too, and rows are appended
+to a file that was opened at the start of the attempt, while who takes over replaces that file: what comes late fails,
+or goes where nobody reads.
+
+All ages are differences of two times of the file server, so the clocks of machines need not agree. Network file systems
+may cache attributes for less than PATIENCE - BEAT, as they do unless told otherwise.
 """
 
+import contextlib
 import json
 import os
-import socket
 import threading
 import time
-import uuid
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.files import cannot_write, write_whole
+from pruning.files import CannotWriteError, cannot_write
+from pruning.runs.holders import (
+    PATIENCE,
+    RELEASED,
+    abandoned,
+    describe,
+    done,
+    gone,
+    held,
+    look,
+    newest,
+    read_holder,
+    stale,
+)
+from pruning.runs.processes import identity, slurm_job, started
+
+__all__ = [
+    "BEAT", "PATIENCE", "Claim", "LostClaim", "abandoned", "clear", "describe", "held", "identity", "newest",
+    "slurm_job", "stale", "started", "take",
+]  # fmt: skip
 
 BEAT = 10.0  # seconds between heartbeats
-PATIENCE = 90.0  # seconds without a heartbeat after which the holder counts as dead
 
 
 class LostClaim(RuntimeError):
@@ -31,153 +57,150 @@ class Claim:
 
     path: Path
     number: int
+    token: str  # what the file must say to be this claim, and not another one under its name
 
     def __post_init__(self) -> None:
-        self._over = threading.Event()
-        threading.Thread(target=self._beat, daemon=True, name="heartbeat").start()
+        self._over, self._lock = threading.Event(), threading.Lock()
+        threading.Thread(target=self._live, daemon=True, name="heartbeat").start()
 
-    def _beat(self) -> None:
+    def _live(self) -> None:
         while not self._over.wait(BEAT):
-            try:
-                os.utime(self.path)
-            except OSError:  # the disk may be back at the next beat
-                continue
+            with self._lock, contextlib.suppress(OSError):  # the disk may be back at the next beat
+                if not self._over.is_set():
+                    self._set_time(None)
+        while not self._given_back():
+            time.sleep(BEAT)
+
+    def _set_time(self, seconds: float | None) -> bool:
+        """Set the file's time, None for the server's now; False if the file is gone, or another claim's by now."""
+        try:
+            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+        except OSError as error:
+            if gone(error):
+                return False
+            raise
+        try:
+            if ours := read_holder(descriptor).get("claim") == self.token:
+                os.utime(descriptor, None if seconds is None else (seconds, seconds))
+        finally:
+            os.close(descriptor)
+        return ours
+
+    def _given_back(self) -> bool:
+        """Give the claim back; False if the disk refuses. In a finished directory it leaves nothing."""
+        try:
+            with self._lock:
+                if self._set_time(RELEASED) and done(self.path.parent):
+                    self.path.unlink(missing_ok=True)
+        except OSError:
+            return False
+        return True
+
+    def overtaken(self) -> bool:
+        """Return whether the claim is gone or no longer the latest. OSError if the disk does not say."""
+        seen = look(self.path, strict=True)
+        return seen is None or seen.holder.get("claim") != self.token or newest(self.path.parent) > self.number
 
     def check(self) -> None:
-        """Raise LostClaim if the step has been taken over; call it before anything is written."""
-        if (self.path.parent / f"claim-{self.number + 1}").exists():
-            raise LostClaim(f"{self.path.parent.name} was taken over by {describe(self.path.parent)}")
+        """Raise LostClaim unless the step is still this claim's and not done; call it before anything is written.
+
+        UserError if the disk does not say.
+        """
+        folder = self.path.parent
+        try:
+            # the result last: it stays, so claims that are forgotten meanwhile cannot hide who took them
+            lost, finished = self.overtaken(), done(folder)
+        except OSError as error:
+            raise cannot_write(folder, error) from None
+        if finished:
+            raise LostClaim(f"{folder.name} was finished by another process")
+        if lost:
+            raise LostClaim(f"{folder.name} was taken over by {describe(folder, 'another process')}")
+
+    def lost(self) -> bool:
+        """Return whether `check` would raise LostClaim; False if the disk does not say: its own error says more."""
+        try:
+            self.check()
+        except LostClaim:
+            return True
+        except CannotWriteError:
+            pass
+        return False
 
     def release(self) -> None:
-        """Let others have the step, which is not done."""
+        """Let others have the step, if it is still this claim's. No error: a refusing disk is asked at each beat."""
         self._over.set()
-        write_whole(self.path, json.dumps(identity() | {"released": True}).encode())
+        self._given_back()
 
     def forget(self) -> None:
         """Remove all claims: the step is done, nobody will make it again."""
         self._over.set()
-        for path in [*self.path.parent.glob("claim-*"), *self.path.parent.glob(".claim-*")]:
-            path.unlink(missing_ok=True)
+        clear(self.path.parent)
 
 
 def take(folder: Path) -> Claim | None:
     """Claim `folder` (made if need be); None while another process holds it. Look again whether the step is done."""
-    temporary = folder / f".claim-{uuid.uuid4().hex[:8]}"
+    holder = identity()
+    aside = folder / f".claim-{holder['claim'][:8]}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(json.dumps(identity()))
+        now = _write(aside, holder)
         number = newest(folder)
-        # both times are the file server's, so the clocks of the machines need not agree
-        if number and not stale(folder / f"claim-{number}", now=temporary.stat().st_mtime):
+        if number and not stale(folder / f"claim-{number}", now):
             return None
         path = folder / f"claim-{number + 1}"
-        os.link(temporary, path)
-    except (FileExistsError, FileNotFoundError) as error:  # another was faster, or has just now forgotten its claims
+        if not _linked(aside, path, holder["claim"]):
+            return None
+        claim = Claim(path, number + 1, holder["claim"])
+        if not claim.overtaken():
+            return claim
+        claim.release()  # others have gone on since `newest`, this process slept
+        return None
+    except FileNotFoundError as error:  # another has just now forgotten its claims
         if not folder.is_dir():
             raise cannot_write(folder, error) from None
         return None
     except OSError as error:
         raise cannot_write(folder, error) from None
     finally:
-        if folder.is_dir():
-            temporary.unlink(missing_ok=True)
-    return Claim(path, number + 1)
+        with contextlib.suppress(OSError):
+            aside.unlink()
 
 
-def newest(folder: Path) -> int:
-    """Return the number of the latest claim on `folder`; 0 if there is none."""
-    return max((int(path.name.removeprefix("claim-")) for path in folder.glob("claim-*")), default=0)
-
-
-def held(folder: Path) -> dict[str, Any] | None:
-    """Return who holds `folder` now (host, pid, job, beat: seconds since the last sign of life), or None."""
-    path = folder / f"claim-{newest(folder)}"
+def _linked(aside: Path, path: Path, token: str) -> bool:
+    """Make `path` from `aside`, unless another was faster."""
     try:
-        now = time.time()
-        if stale(path, now):
-            return None
-        return json.loads(path.read_text()) | {"beat": now - path.stat().st_mtime}
-    except (FileNotFoundError, ValueError):
-        return None
+        os.link(aside, path)
+    except FileExistsError:  # perhaps it is ours: a network can lose the answer to a link, and ask again
+        return aside.samefile(path)
+    except OSError:
+        Claim(path, 0, token).release()  # it may have been made all the same
+        raise
+    _sync(path.parent)
+    return True
 
 
-def abandoned(folder: Path) -> bool:
-    """Return whether the last holder of `folder` is gone without having released it."""
-    path = folder / f"claim-{newest(folder)}"
-    try:
-        return not json.loads(path.read_text()).get("released") and stale(path, time.time())
-    except FileNotFoundError:
-        return False
-    except ValueError:  # empty or torn: the machine crashed
-        return stale(path, time.time())
+def clear(folder: Path) -> None:
+    """Remove all claims on `folder`, whose step is done; what the disk refuses is left."""
+    with contextlib.suppress(OSError):
+        for path in [*folder.glob("claim-*"), *folder.glob(".claim-*")]:
+            with contextlib.suppress(OSError):
+                path.unlink()
 
 
-def stale(path: Path, now: float) -> bool:
-    """Return whether the holder is gone: it released the claim, its process has ended, or its heartbeat stopped."""
-    try:
-        age = now - path.stat().st_mtime
-        holder = json.loads(path.read_text())
-    except FileNotFoundError:
-        return True
-    except ValueError:  # empty or torn: the machine crashed
-        return age > PATIENCE
-    if holder.get("released"):
-        return True
-    here = identity()
-    if all(holder[key] == here[key] for key in ("host", "boot", "processes")):
-        return started(holder["pid"]) != holder["started"]
-    return age > PATIENCE
+def _write(path: Path, holder: dict[str, Any]) -> float:
+    """Write a claim that no crash can tear once it is linked; return the file server's time."""
+    with path.open("x") as file:
+        file.write(json.dumps(holder))
+        file.flush()
+        os.fsync(file.fileno())
+    return path.stat().st_mtime
 
 
-def describe(folder: Path) -> str:
-    """Return who holds `folder`, in words."""
-    holder = held(folder)
-    if not holder:
-        return "nobody"
-    job = f" (SLURM job {holder['job']})" if holder["job"] else ""
-    return f"process {holder['pid']} on {holder['host']}{job}"
-
-
-def identity() -> dict[str, Any]:
-    """Return what tells this process from all others: also those of another boot, or of another container."""
-    pid = os.getpid()
-    return {
-        "host": socket.gethostname(),
-        "boot": _read("/proc/sys/kernel/random/boot_id"),
-        "processes": _link("/proc/self/ns/pid"),
-        "pid": pid,
-        "started": started(pid),
-        "job": slurm_job(),
-    }
-
-
-def slurm_job() -> str | None:
-    """Return this process's SLURM job under the name that squeue shows, like 12_3 for a task of an array."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    return f"{array}_{task}" if array and task else os.environ.get("SLURM_JOB_ID")
-
-
-def started(pid: int) -> str | None:
-    """Return when process `pid` started, in the kernel's ticks; None if there is none (a zombie is none)."""
-    if not Path("/proc/self").exists():  # no Linux: a pid in use must do
+def _sync(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # not all file systems can; then the claim is as safe as a result
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.kill(pid, 0)
-        except ProcessLookupError:
-            return None
-        return "running"
-    fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
-    return fields[19] if fields and fields[0] not in "ZX" else None
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text().strip()
-    except OSError:
-        return ""
-
-
-def _link(path: str) -> str:
-    try:
-        return str(Path(path).readlink())
-    except OSError:
-        return ""
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
