@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pruning"
 
 LEVELS = {  # each imports lower levels only; docs/design.md draws it
-    0: ("errors", "rng", "tracking"),
+    0: ("errors", "rng", "processes", "tracking"),
     1: ("files", "settings"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),

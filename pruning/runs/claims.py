@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.files import CannotWriteError, cannot_write
+from pruning.processes import identity, slurm_job, started
 from pruning.runs.holders import (
     PATIENCE,
     RELEASED,
@@ -37,7 +38,6 @@ from pruning.runs.holders import (
     read_holder,
     stale,
 )
-from pruning.runs.processes import identity, slurm_job, started
 
 __all__ = [
     "BEAT", "PATIENCE", "Claim", "LostClaim", "abandoned", "clear", "describe", "held", "identity", "newest",

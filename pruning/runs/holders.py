@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.runs.processes import is_identity, lives
+from pruning.processes import is_identity, lives
 
 PATIENCE = 90.0  # seconds without a heartbeat after which the holder counts as dead
 DAY = 86_400.0  # seconds; no clock is wrong by so much, so a later heartbeat is none
