@@ -36,17 +36,20 @@ def make(config: dict[str, Any]) -> None:
     from pruning.errors import Interrupted
     from pruning.execution.execute import run_step
     from pruning.execution.stop import StopRequest
-    from pruning.pipeline import plan
+    from pruning.pipeline import plan, redo
     from pruning.runs import Run
 
     env = Env.from_config(config["env"])
     env.prepare()
     reporter, agent = tracking.reporter(), tracking.adopt_agent()
     steps = plan.chain(config, env, progress=reporter.work)
-    missing = plan.missing(steps, env.runs)
+    redo.announce(config["redo"], steps, env.runs)
+    missing = plan.missing(steps, steps[-1:], env.runs)
+    there = [step for step in steps if step not in missing and Run.for_step(step, env.runs).done]
     for step in steps:
         if step not in missing:
-            reporter.note(f"{step.name}: done before, reused")
+            reporter.note(f"{step.name}: " + ("done before, reused" if step in there else "not needed, not made again"))
+    steps = [step for step in steps if step in missing or step in there]
     with StopRequest() as stop:
         try:
             results = [run_step(step, env, reporter, stop) for step in steps]

@@ -17,17 +17,20 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return -(-n // batch_size)
 
 
-def train_batches(data: Data, *, batch_size: int, seed: int, epoch: int, first: int = 0) -> Iterator[Batch]:
+def train_batches(
+    data: Data, *, batch_size: int, seed: int, epoch: int, purpose: str = "training", first: int = 0
+) -> Iterator[Batch]:
     """Yield (images, labels) of one epoch: every training image once, shuffled, cropped and flipped.
 
     Batch sizes differ by at most one and never exceed `batch_size`, so BatchNorm never meets a leftover batch
     of one image. Everything random is drawn before the first batch from the streams "order" and "augment" of
-    (seed, epoch): `first=k` leaves out the first k batches and changes no bit of the others.
+    (seed, purpose, epoch), so that training and finetuning do not see the same batches: `first=k` leaves out the first k
+    batches and changes no bit of the others.
     """
     images, labels = data.train.images, data.train.labels
     n = len(labels)
-    order = torch.randperm(n, generator=rng.generator(seed, "order", epoch))
-    augment = rng.generator(seed, "augment", epoch)
+    order = torch.randperm(n, generator=rng.generator(seed, f"{purpose} order", epoch))
+    augment = rng.generator(seed, f"{purpose} augment", epoch)
     offsets = torch.randint(2 * data.pad + 1, (2, n), generator=augment)
     flips = torch.randint(2, (1, n), generator=augment) * int(data.flip)
     plan = torch.cat([order[None], offsets, flips]).to(images.device)

@@ -3,20 +3,23 @@
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
 from pruning import data, report, tracking
-from pruning.checkpoints import Checkpoint, load, load_as
+from pruning.checkpoints import ChangedError, Checkpoint, load, load_as
 from pruning.env import Env
 from pruning.errors import Interrupted, UserError, naming
 from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
-from pruning.runs import Ref, Result, Run, Step, claims, is_file
+from pruning.runs import VERSION, Ref, Result, Run, Step, claims, is_file
 from pruning.runs.provenance import describe
-from pruning.stages import STAGES, Context, Inputs
+from pruning.settings import Settings
+from pruning.stages import STAGES, Context, Inputs, code_of, fed_as
+from pruning.training import StateError
 
 
 def run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopRequest) -> Result:
@@ -27,48 +30,49 @@ def run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopReques
     noted = False
     while (result := try_run_step(step, env, reporter, stop)) is None:
         if not noted:
-            reporter.note(f"{step.name}: waiting, it is made by {claims.describe(env.runs / step.name)}")
+            holder = claims.describe(env.runs / step.name, "another process")
+            reporter.note(f"{step.name}: waiting, it is made by {holder}")
         noted = True
         time.sleep(0.5)
     return result
 
 
 def try_run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopRequest) -> Result | None:
-    """As `run_step`, but return None at once while another process makes the step."""
+    """As `run_step`, but return None at once while another process makes the step, also if it has taken it over."""
     run = Run.for_step(step, env.runs)
-    if (result := run.result()) is not None:
-        run.resume.unlink(missing_ok=True)  # left by a process that was killed after writing result.json
+    if result := run.finished():
+        run.tidy()
         return result
     if stop.signal:
         raise Interrupted
     try:
         if (claim := claims.take(run.path)) is None:
             return None
-        _claimed(step, run, claim, env, reporter, stop)
+        _make(step, run, claim, env, reporter, stop)
+    except claims.LostClaim as error:
+        reporter.note(f"{error}; what it makes is taken")
     except CannotWriteError as error:
         raise UserError(f"{error}, with env.runs=DIR") from error
-    return run.result()
+    return run.finished()
 
 
-def _claimed(
-    step: Step, run: Run, claim: claims.Claim, env: Env, reporter: tracking.Reporter, stop: StopRequest
-) -> None:
+def _make(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: tracking.Reporter, stop: StopRequest) -> None:
     """Make the step under `claim`; whatever happens, write down what did, and give the claim back."""
     try:
-        if not run.done:  # done by another while this process took the claim
-            (run.path / "failed.json").unlink(missing_ok=True)
-            run.write_config(step, describe(env.torch_device()))
+        if not run.finished():  # by another while this process took the claim
             _run_stage(step, env, RunRecorder(run, step, claim, reporter, stop))
         claim.forget()
+        run.tidy()
     except BaseException as error:
-        try:
-            if isinstance(error, Exception) and not isinstance(error, (Interrupted, claims.LostClaim)):
-                text = "".join(traceback.format_exception(error))
-                failure = {"error": last_line(error), "traceback": text, "when": time.time()}
-                write_json(run.path / "failed.json", failure)
-            claim.release()
-        except UserError:  # the disk refuses this too; the first error is the one to show
-            pass
+        lost = claim.lost()
+        failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
+        if failed and not lost:
+            text = "".join(traceback.format_exception(error))
+            with suppress(UserError):  # the disk refuses this too; the first error is the one to show
+                write_json(run.path / "failed.json", {"error": last_line(error), "traceback": text, "when": time.time()})
+        claim.release()
+        if failed and lost and not isinstance(error, claims.LostClaim):  # whatever it was, others go on with the step
+            raise claims.LostClaim(f"{run.path.name} was taken over by another process") from error
         raise
     finally:
         reporter.end()
@@ -78,48 +82,78 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
     """Run the stage and write what it leaves, the result last."""
     run, reporter, stage = recorder.run, recorder.reporter, STAGES[step.stage]
     recipe = stage.recipe.read(step.recipe, step.stage)
+    _check_code(step, recipe)
+    recorder.begin(describe(env.torch_device()))
     images = _dataset(step, env, reporter)
-    reporter.begin(step.name, step.epochs * len(images.train), len(run.rows()) * len(images.train))
+    reporter.begin(step.name, step.epochs * len(images.train), len(recorder.rows) * len(images.train))
     config = step.spec | {"percent": step.sparsity or 0.0}
     about = {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
-    recorder.tracker = tracking.tracker(asdict(env.wandb), about, run.rows(), env.runs / ".wandb", reporter.note)
+    recorder.tracker = tracking.tracker(asdict(env.wandb), about, recorder.rows, env.runs / ".wandb", reporter.note)
     try:
+        context = _context(step, images, env, recorder)
         with naming(step.stage, stage.recipe.KEYS):
-            checkpoint = stage.run(_context(step, images, env, recorder), recipe)
+            checkpoint = stage.run(context, recipe)
+        checkpoint.check()
         result = report.measure_result(
-            step, checkpoint, images, run, seconds=recorder.elapsed(), just_pruned=stage.prunes
+            step,
+            checkpoint,
+            context.data,
+            env.runs,
+            rows=recorder.rows,
+            seconds=recorder.elapsed(),
+            just_pruned=stage.prunes,
         )
         recorder.claim.check()
-        checkpoint.save(run.model)
+        result["model_sha256"] = checkpoint.save(run.model)
         picture = report.picture(run, checkpoint)
         recorder.tracker.finish(dict(result), report.layers(checkpoint), picture, run.model)
-        write_json(run.path / "result.json", result)
-        run.resume.unlink(missing_ok=True)
+        recorder.finish(result)
+    except StateError as error:
+        raise UserError(f"{run.resume} is not the state of this step ({error}); delete it to start again") from None
     finally:
-        recorder.tracker.close()
+        recorder.close()
+
+
+def _check_code(step: Step, recipe: Settings) -> None:
+    """Refuse to make with other code what was planned with this one."""
+    if step.version != VERSION:
+        planned = f"planned for version {step.version} of the steps, this program makes version {VERSION}"
+        raise UserError(f"{step.name} was {planned}; give its command again")
+    if (now := code_of(step.stage, recipe, step.dataset["name"], step.arch["name"])) != step.code:
+        changed = sorted(name for name in {*now, *step.code} if now.get(name) != step.code.get(name))
+        raise UserError(f"{', '.join(changed)} changed after {step.name} was planned; give its command again")
 
 
 def _context(step: Step, images: data.Data, env: Env, recorder: RunRecorder) -> Context:
     """Return what the stage is given."""
+    parent = None if step.parent is None else _checkpoint(step, step.parent, env.runs)
     return Context(
         arch=step.arch["name"],
         num_classes=len(images.classes),
-        data=images,
+        data=fed_as(images, parent),
         seed=step.seed,
         precision=step.precision,
-        parent=None if step.parent is None else _checkpoint(step, step.parent, env.runs),
+        purpose=step.purpose,
+        parent=parent,
         inputs=Inputs({role: partial(_checkpoint, step, ref, env.runs) for role, ref in step.inputs.items()}),
         hooks=recorder,
     )
 
 
 def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
-    """Read a checkpoint that the step starts from or reads; a file from elsewhere is checked against the network."""
+    """Read a checkpoint that the step starts from or reads; UserError if it is not the one that was planned."""
     path = step.place(ref, runs)
-    if not is_file(ref):
-        return load(path)
-    with naming(keys={"path": "resume"}):
-        return load_as(path, step.arch["name"], step.num_classes)
+    try:
+        if is_file(ref):
+            with naming(keys={"path": "resume"}):
+                return load_as(path, step.arch["name"], step.num_classes, sha256=ref.removeprefix("sha256:"))
+        source = Run(path.parent)
+        if not (result := source.finished()):
+            raise UserError(f"{step.name} needs {source.path.name}, which is not done; run its command again first")
+        return load(path, sha256=result.get("model_sha256"))
+    except ChangedError as error:
+        remedy = "give the command again" if is_file(ref) else f"delete {path.parent} to make it again"
+        raise UserError(f"{error}; {remedy}") from None
 
 
 def _dataset(step: Step, env: Env, reporter: tracking.Reporter) -> data.Data:
@@ -140,7 +174,7 @@ def _loaded(
     return data.load_data(settings, cache=cache, device=device, progress=progress)
 
 
-def last_line(error: Exception) -> str:
+def last_line(error: BaseException) -> str:
     """Return what a traceback would end with, in one line; for a UserError its text."""
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

@@ -1,17 +1,26 @@
-"""The record of a step while it runs: rows of epochs, the state to continue from, the tracker."""
+"""The record of a step while it runs: rows of epochs, the state to continue from, the tracker.
+
+Nothing is written before the claim was checked. A process may still be stopped between the check and the write, and
+wake up when another has taken the step over. So rows are appended to the file that was opened at the start of this
+attempt: who takes over replaces it by another, and what comes late goes where nobody reads. And the result is never
+written over one that is there.
+"""
 
 import io
 import json
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any, BinaryIO
 
 import torch
 
 from pruning import tracking
 from pruning.errors import UserError
 from pruning.execution.stop import StopRequest
-from pruning.files import cannot_write, write_whole
-from pruning.runs import Run, Step, claims
+from pruning.files import cannot_write, publish, to_json, write_whole
+from pruning.runs import Result, Run, Step, claims
 from pruning.training import ResumeState, TrainingHooks
 
 
@@ -28,32 +37,42 @@ class RunRecorder(TrainingHooks):
     began: float = field(default_factory=time.monotonic)
     earlier: float = 0.0  # seconds that former attempts took
     saved: ResumeState | None = None
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of the epochs that are finished
     unsent: dict[str, float] | None = None
+    metrics: BinaryIO | None = None
 
-    def __post_init__(self) -> None:
-        """Read what an earlier attempt has saved."""
-        for temporary in self.run.path.glob(".*.*"):  # what a killed attempt was writing
-            if not temporary.name.startswith(".claim-"):
-                temporary.unlink(missing_ok=True)
+    def begin(self, machine: dict[str, Any]) -> None:
+        """Read what an earlier attempt has saved, and write down that this one has begun, on `machine`."""
+        self.claim.check()
+        self.run.clean()
+        self.load()
+        (self.run.path / "failed.json").unlink(missing_ok=True)
+        self.run.write_config(self.step, machine)
+        # epochs that were finished but not saved are made again, so their rows go; the state has all others
+        path = self.run.path / "metrics.jsonl"
+        write_whole(path, b"".join(map(line, self.rows)))
+        try:
+            self.metrics = path.open("ab", buffering=0)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def load(self) -> None:
+        """Read the state to continue from, if there is one."""
         try:
             self.saved = torch.load(self.run.resume, map_location="cpu", weights_only=True)
+            if self.saved is not None:
+                self.earlier, self.rows = float(self.saved["elapsed"]), list(self.saved["rows"])
+                if [row["epoch"] for row in self.rows] != list(range(1, self.saved["epoch"] + 1)):
+                    raise ValueError("epochs are missing")
         except FileNotFoundError:
             pass
         except Exception as error:  # a pickle can fail in any way
             raise UserError(
                 f"{self.run.resume} cannot be read ({type(error).__name__}); delete it to start again"
             ) from None
-        if self.saved:
-            self.earlier = self.saved["elapsed"]
-        self.keep_rows(self.saved["epoch"] if self.saved else 0)
 
     def state(self) -> ResumeState | None:
         return self.saved
-
-    def keep_rows(self, epochs: int) -> None:
-        """Drop the rows of epochs that were finished but not saved: they will be made again."""
-        lines = [json.dumps(row) + "\n" for row in self.run.rows() if row["epoch"] <= epochs]
-        write_whole(self.run.path / "metrics.jsonl", "".join(lines).encode())
 
     def elapsed(self) -> float:
         """Return the seconds that the step has taken so far, over all attempts."""
@@ -62,23 +81,44 @@ class RunRecorder(TrainingHooks):
     def save(self, state: ResumeState) -> None:
         self.claim.check()
         packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
-        torch.save(state | {"elapsed": self.elapsed()}, packed)
+        torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows}, packed)
         write_whole(self.run.resume, packed.getbuffer())
         if self.unsent:  # only what a resumed run will not send again
             self.tracker.row(self.unsent)
             self.unsent = None
 
     def row(self, metrics: dict[str, float]) -> None:
+        self.claim.check()
+        assert self.metrics, "begin comes first"
         try:
-            with (self.run.path / "metrics.jsonl").open("a") as file:
-                file.write(json.dumps(metrics) + "\n")
+            self.metrics.write(line(metrics))
+            os.fsync(self.metrics.fileno())
         except OSError as error:
             raise cannot_write(self.run.path / "metrics.jsonl", error) from None
+        self.rows.append(metrics)
         self.unsent = metrics
         self.reporter.row(metrics, self.step.epochs)
+
+    def finish(self, result: Result) -> None:
+        """Write the result: the step is done. LostClaim if another process has done it."""
+        self.claim.check()
+        if not publish(self.run.path / "result.json", to_json(result)):
+            raise claims.LostClaim(f"{self.run.path.name} was finished by another process")
+
+    def close(self) -> None:
+        """The attempt is over, one way or another."""
+        self.tracker.close()
+        if self.metrics:
+            with suppress(OSError):
+                self.metrics.close()
 
     def batch(self, images: int) -> None:
         self.reporter.batch(images)
 
     def stopping(self) -> bool:
         return self.stop.signal is not None
+
+
+def line(row: dict[str, Any]) -> bytes:
+    """Return a row as a line of metrics.jsonl."""
+    return (json.dumps(row, allow_nan=False) + "\n").encode()

@@ -19,7 +19,7 @@ from pathlib import Path
 from pruning.env import Env
 from pruning.errors import Interrupted
 from pruning.launch.scheduler import Outcome, Resources, Scheduler
-from pruning.pipeline import forecast
+from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import Step
@@ -40,6 +40,7 @@ class LocalSettings(Settings):
 def launch(sweep: Sweep, settings: LocalSettings) -> None:
     """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed."""
     resources = divide(sweep.env, settings.per_device, settings.workers)
+    redo.announce(sweep.redo, sweep.steps, sweep.env.runs)
     sweep.record()
     print("\n".join(forecast.totals(sweep)), flush=True)
     began, live = time.monotonic(), LiveStatus(sweep)

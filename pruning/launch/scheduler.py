@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pruning.pipeline.sweep import Sweep
-from pruning.runs import Run, Step
+from pruning.runs import Step
 
 
 class Outcome(StrEnum):
@@ -41,10 +41,8 @@ class Scheduler:
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
-        runs = self.sweep.env.runs
-        for step in self.sweep.steps:
-            if Run.for_step(step, runs).done:
-                self.outcomes[step.id] = Outcome.REUSED
+        missing = {step.id for step in self.sweep.missing()}
+        self.outcomes |= {step.id: Outcome.REUSED for step in self.sweep.steps if step.id not in missing}
         for step in self.sweep.steps:
             if step.id not in self.outcomes and self.parent_done(step):
                 self.ready.append(step)

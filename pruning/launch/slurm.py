@@ -21,7 +21,7 @@ from pruning.env import Env
 from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.launch.slurm_task import SlurmTask, afterwards
-from pruning.pipeline import forecast, plan
+from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import LOST, Step, statuses
@@ -77,12 +77,13 @@ def launch(sweep: Sweep, settings: SlurmSettings) -> None:
         raise UserError("hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node")
     if code_version()["dirty"] and not settings.snapshot:
         print("warning: the code differs from its last commit; hydra.launcher.snapshot=true keeps it as it is now")
+    redo.announce(sweep.redo, sweep.steps, sweep.env.runs)
     record = sweep.record()
     print("\n".join(forecast.totals(sweep)), flush=True)
     began = time.monotonic()
     jobs = submit(sweep, settings)
     ids = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
-    none = "what is missing is queued already" if plan.missing(sweep.steps, sweep.env.runs) else "nothing is missing"
+    none = "what is missing is queued already" if sweep.missing() else "nothing is missing"
     print(f"submitted {len(jobs)} task{'' if len(jobs) == 1 else 's'}: " + (f"jobs {ids}" if jobs else none))
     print(f"watch:  squeue --me;  python main.py stage=status env.runs={shlex.quote(str(sweep.env.runs))}")
     print(f"record: {record}", flush=True)
@@ -97,7 +98,7 @@ def launch(sweep: Sweep, settings: SlurmSettings) -> None:
 def submit(sweep: Sweep, settings: SlurmSettings) -> list[str]:
     """Submit the tasks with missing steps, parents first, and return their jobs; what is queued already stays so."""
     runs, alive = sweep.env.runs, queued()
-    missing = {step.id for step in plan.missing(sweep.steps, runs)}
+    missing = {step.id for step in sweep.missing()}
     job_of = {id: job for id, job in recorded_jobs(runs).items() if job in alive}
     for step in sweep.steps:
         if step.parent in missing and step.parent not in job_of:  # its parent has failed: SLURM is about to cancel it

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pruning import report
+from pruning.files import DamagedError
+from pruning.pipeline.redo import concerned
 from pruning.pipeline.sweep import Sweep, differences
 from pruning.runs import Step, StepState, StepStatus, every, statuses
 
@@ -14,24 +16,25 @@ COLUMNS = ("step", "settings", "state", "waits for")
 
 def plan_text(sweep: Sweep) -> str:
     """Return the table of all steps and the totals."""
-    found, different = statuses(sweep.steps, sweep.env.runs), differences(sweep.steps)
-    open_ids = {step.id for step in sweep.steps if found[step.id].state != StepState.DONE}
+    found, different = planned(sweep), differences(sweep.steps)
+    missing = {step.id for step in sweep.missing()}
     rows = []
     for step in sweep.steps:
-        status = planned(found[step.id])
-        waits = step.parent if step.parent in open_ids else ""
-        rows.append((f"{step.stage} {step.id}", different[step.id], str(status), waits or ""))
-    return "\n".join([report.text(rows, COLUMNS), "", *totals(sweep)])
+        waits = step.parent if step.id in missing and step.parent in missing else ""
+        rows.append((f"{step.stage} {step.id}", different[step.id], str(found[step.id]), waits or ""))
+    anew = concerned(sweep.redo, sweep.steps, sweep.env.runs) if sweep.redo else []
+    note = [f"redo={sweep.redo}: {len(anew)} runs would be moved aside first, and made anew"] if sweep.redo else []
+    return "\n".join([report.text(rows, COLUMNS), "", *totals(sweep), *note])
 
 
 def totals(sweep: Sweep) -> list[str]:
     """Return lines on steps, epochs, what sharing saves, and the time that is left."""
-    found = statuses(sweep.steps, sweep.env.runs)
+    found, missing = planned(sweep), {step.id for step in sweep.missing()}
     stages = Counter(step.stage for step in sweep.steps)
-    left = {step.id: max(0, step.epochs - found[step.id].epoch) for step in sweep.steps}
+    left = {step.id: max(0, step.epochs - found[step.id].epoch) * (step.id in missing) for step in sweep.steps}
     alone = sum(step.epochs for chain in sweep.chains for step in chain)
     once = sum(step.epochs for step in sweep.steps)
-    kinds = Counter(planned(status).state for status in found.values())
+    kinds = Counter(status.state for status in found.values())
     return [
         f"cells: {len(sweep.chains)}",
         f"steps: {len(sweep.steps)} ("
@@ -44,9 +47,16 @@ def totals(sweep: Sweep) -> list[str]:
     ]
 
 
-def planned(status: StepStatus) -> StepStatus:
-    """Return the status as a plan shows it: what waits, or was not run, will be made."""
-    return StepStatus(StepState.MISSING) if status.state in (StepState.WAITING, StepState.BLOCKED) else status
+def planned(sweep: Sweep) -> dict[str, StepStatus]:
+    """Return the status of each step as a plan shows it: what waits, or was not run, will be made if it is needed."""
+    missing = {step.id for step in sweep.missing()}
+    found = statuses(sweep.steps, sweep.env.runs)
+    for id, status in found.items():
+        if id not in missing and status.state != StepState.DONE:
+            found[id] = StepStatus(StepState.NOT_NEEDED)
+        elif status.state in (StepState.WAITING, StepState.BLOCKED):
+            found[id] = StepStatus(StepState.MISSING)
+    return found
 
 
 def time_text(steps: Sequence[Step], left: dict[str, int], runs: Path) -> str:
@@ -67,7 +77,10 @@ def seconds_per_epoch(runs: Path) -> dict[tuple[str, ...], float]:
     """Return the median time of an epoch (training and evaluation) for each kind of work that was done in `runs`."""
     found: dict[tuple[str, ...], list[float]] = {}
     for run in every(runs):
-        step, result = run.step(), run.result()
+        try:
+            step, result = run.step(), run.result()
+        except DamagedError:  # status shows it
+            continue
         if step and result and result["epochs"]:
             found.setdefault(workload(step), []).append(result["seconds"] / result["epochs"])
     return {work: statistics.median(times) for work, times in found.items()}

@@ -11,7 +11,7 @@ from pruning import data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice
 from pruning.pipeline.request import Request, group
-from pruning.runs import Run, Step
+from pruning.runs import Step, StepState, status_of
 
 
 def train(want: Request) -> Step:
@@ -64,6 +64,21 @@ def graph(chains: Iterable[Sequence[Step]]) -> list[Step]:
     return list(steps.values())
 
 
-def missing(steps: Iterable[Step], runs: Path) -> list[Step]:
-    """Return the steps that have no result yet."""
-    return [step for step in steps if not Run.for_step(step, runs).done]
+def missing(steps: Sequence[Step], wanted: Iterable[Step], runs: Path) -> list[Step]:
+    """Return which of `steps` have to be made for `wanted`: what is not done, and of what that needs, what is not done.
+
+    What is done needs nothing any more, wherever its parent is now. What is damaged is among them, not what it needs:
+    it will say what to do.
+    """
+    known, found = {step.id: step for step in steps}, set()
+    todo = [step.id for step in wanted]
+    while todo:
+        step = known.get(todo.pop())
+        if step is None or step.id in found:
+            continue
+        status = status_of(step, runs)
+        if status.state != StepState.DONE:
+            found.add(step.id)
+        if status.state not in (StepState.DONE, StepState.DAMAGED):
+            todo += [step.parent or "", *step.inputs.values()]
+    return [step for step in steps if step.id in found]

@@ -13,9 +13,9 @@ from pruning.masks import Levels
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, value_of
-from pruning.stages import STAGES, PruneRecipe
+from pruning.stages import STAGES, PruneRecipe, code_of
 
-NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "env", "sweep"}  # and the nodes of the stages
+NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep"}  # and the nodes of the stages
 BUILD = "pruning.archs.build"
 
 
@@ -118,6 +118,7 @@ class Request:
             precision=self.precision(recipe, after),
             parent=parent,
             inputs={role: ref for role, (ref, _) in given.items()},
+            code=code_of(stage, recipe, self.dataset["name"], self.arch),
             num_classes=self.num_classes,
             sparsity=before if asked is None else asked,
             level=(after.level if after else 0) + STAGES[stage].prunes,

@@ -11,7 +11,7 @@ from typing import Any
 from pruning.data import Progress
 from pruning.env import Env
 from pruning.errors import UserError
-from pruning.pipeline.plan import chain, graph
+from pruning.pipeline.plan import chain, graph, missing
 from pruning.runs import Step, is_file
 from pruning.runs.records import record_sweep
 
@@ -23,6 +23,7 @@ class Sweep:
     chains: tuple[tuple[Step, ...], ...]
     env: Env
     name: str | None = None
+    redo: str | None = None  # the stage whose finished steps are to be made anew
 
     @classmethod
     def from_cells(
@@ -43,7 +44,10 @@ class Sweep:
             tuple(chain(cell, env, (lambda wanted: resolve(wanted, env)) if resolve else None, progress))
             for cell in cells
         ]
-        sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"))
+        redo = cells[0].get("redo")
+        if others := [cell.get("redo") for cell in cells if cell.get("redo") != redo]:
+            raise UserError(f"redo must be the same in all cells of a sweep, got {redo} and {others[0]}")
+        sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"), redo)
         return replace(sweep, env=replace(env, wandb=replace(env.wandb, group=env.wandb.group or sweep.title)))
 
     @cached_property
@@ -60,6 +64,10 @@ class Sweep:
         """The same cells give the same id, in whatever order they were asked for."""
         text = ",".join(sorted(step.id for step in self.wanted))
         return "s" + hashlib.sha256(text.encode()).hexdigest()[:8]
+
+    def missing(self) -> list[Step]:
+        """Return the steps that have to be made now."""
+        return missing(self.steps, self.wanted, self.env.runs)
 
     @property
     def title(self) -> str:

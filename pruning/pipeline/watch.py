@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pruning import report, tracking
 from pruning.errors import UserError
-from pruning.pipeline.plan import missing
+from pruning.files import DamagedError
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
 from pruning.runs.records import recorded_jobs, recorded_sweeps
@@ -22,7 +22,7 @@ class LiveStatus:
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep, self.runs = sweep, sweep.env.runs
-        self.open = {step.id: step for step in sweep.steps if status_of(step, self.runs).state != StepState.DONE}
+        self.open = {step.id: step for step in sweep.missing()}
         self.began, self.before = time.time(), len(sweep.steps) - len(self.open)
         self.table = tracking.live_table()
 
@@ -66,7 +66,7 @@ def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> 
     for step in sweep.steps:
         if step.id in errors:
             print(failure_text(step, errors[step.id], sweep.env.runs), file=sys.stderr)
-    left = len(missing(sweep.steps, sweep.env.runs))
+    left = len(sweep.missing())
     if left:
         raise UserError(f"{left} of {len(sweep.steps)} steps are not done ({len(errors)} failed); {remedy}")
 
@@ -88,22 +88,32 @@ def sweep_text(sweep: Sweep, took: float) -> str:
 def status_text(runs: Path) -> str:
     """Return what is done, running, waiting and failed, of every sweep and every single run in `runs`."""
     blocks, seen = [], set()
-    for sweep in recorded_sweeps(runs):
+    sweeps, damaged = recorded_sweeps(runs)
+    for sweep in sweeps:
         blocks.append(block(sweep.name, sweep.steps, runs))
         seen |= {step.id for step in sweep.steps}
-    singles = [step for step in known(runs) if step.id not in seen]
-    if singles:
+    steps, others = known(runs)
+    if singles := [step for step in steps if step.id not in seen]:
         blocks.append(block("single runs", singles, runs))
+    if damaged or others:
+        blocks.append("\n".join(["not read:", *(f"  {error}" for error in [*damaged, *others])]))
     return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
 
 
-def known(runs: Path) -> list[Step]:
-    """Return the steps that have a directory in `runs`, as their config.json has them, by stage and name."""
-    steps = [step for run in every(runs) if (step := run.step())]
+def known(runs: Path) -> tuple[list[Step], list[DamagedError]]:
+    """Return the steps that have a directory in `runs`, by stage and name, and what directories are not ours."""
+    steps, others = [], []
+    for run in every(runs):
+        try:
+            steps += [step] if (step := run.step()) else []
+        except DamagedError as error:
+            others.append(error)
     order = [*STAGES]
-    return sorted(
-        steps, key=lambda step: (step.level, order.index(step.stage) if step.stage in order else 99, step.name)
-    )
+
+    def place(step: Step) -> tuple[int, int, str]:
+        return step.level, order.index(step.stage) if step.stage in order else len(order), step.name
+
+    return sorted(steps, key=place), others
 
 
 def block(title: str, steps: Sequence[Step], runs: Path) -> str:

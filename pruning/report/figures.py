@@ -1,20 +1,34 @@
 """What result.json says: measured on the final weights, the cost taken with the mask."""
 
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 import torch
 
 from pruning.checkpoints import Checkpoint
 from pruning.data import Data
+from pruning.errors import UserError
 from pruning.masks import cost, sparsity
-from pruning.runs import Result, Run, Step
+from pruning.runs import Result, Run, Step, is_file
 from pruning.training import measure
 
 
 def measure_result(
-    step: Step, checkpoint: Checkpoint, data: Data, run: Run, *, seconds: float, just_pruned: bool
+    step: Step,
+    checkpoint: Checkpoint,
+    data: Data,
+    runs: Path,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    seconds: float,
+    just_pruned: bool,
 ) -> Result:
-    """Measure what the step made on the device of `data`; `just_pruned` if these figures are those before finetuning.
+    """Measure what the step made on the device of `data`, which must be normalised as the checkpoint says.
 
-    `seconds` is what the step took; loss and lineage are read from `run`.
+    `just_pruned` if these figures are those before finetuning; else they are handed down from the parent, in `runs`.
+    `rows` are the step's epochs, `seconds` is what it took. UserError if a loss is not finite.
     """
     model = checkpoint.network()
     images = data.train.images
@@ -22,12 +36,13 @@ def measure_result(
     # torch's types know no memory_format here
     model.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     measured = measure(model, data, step.precision)
-    parent, rows = run.parent(), run.rows()
-    before: dict[str, float] | None
+    if wrong := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
+        raise UserError(f"what {step.name} made is no network: {', '.join(wrong)}")
+    before: Mapping[str, float] | None = None
     if just_pruned:
         before = {name: value for name, value in measured.items() if name.startswith("test_")}
-    else:  # handed down the chain from the last pruning
-        earlier = parent.result() if parent else None
+    elif step.parent and not is_file(step.parent):
+        earlier = Run(runs / step.places[step.parent]).result()
         before = earlier["before"] if earlier else None
     return {
         "id": step.id,
@@ -45,4 +60,5 @@ def measure_result(
         "epochs": step.epochs,
         "seconds": seconds,
         "before": before,
+        "normalisation": checkpoint.normalisation,
     }

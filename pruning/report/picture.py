@@ -1,10 +1,11 @@
 """One run as a picture: kept weights by layer, accuracy over the epochs."""
 
+import io
 from pathlib import Path
 from typing import Any
 
 from pruning.checkpoints import Checkpoint
-from pruning.files import cannot_write
+from pruning.files import DamagedError, write_whole
 from pruning.report.table import layers
 from pruning.runs import Run, Step, lineage
 
@@ -21,13 +22,12 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path:
     draw_layers(left_axis, rows)
     draw_epochs(right_axis, run)
     figure.suptitle(run.path.name, fontsize=9)
-    path = run.path / "picture.png"
+    path, packed = run.path / "picture.png", io.BytesIO()
     try:
-        figure.savefig(path, dpi=110, metadata={"Software": None})
-    except OSError as error:
-        raise cannot_write(path, error) from None
+        figure.savefig(packed, format="png", dpi=110, metadata={"Software": None})
     finally:
         plt.close(figure)
+    write_whole(path, packed.getbuffer())
     return path
 
 
@@ -52,14 +52,17 @@ def draw_epochs(axis: Any, run: Run) -> None:
     axis.xaxis.get_major_locator().set_params(integer=True)
     start = 0
     for ancestor in lineage(run):
-        rows, step = ancestor.rows(), ancestor.step()
-        stage = label(step) if step else ancestor.path.name
+        try:
+            step, result = ancestor.step(), ancestor.result()
+        except DamagedError:  # of an ancestor: its curve is missing, and status says why
+            continue
+        rows, stage = ancestor.rows(), label(step) if step else ancestor.path.name
         if rows:
             epochs = [start + row["epoch"] for row in rows]
             (line,) = axis.plot(epochs, [row["test_top1"] for row in rows], marker=".", label=f"{stage}: test")
             axis.plot(epochs, [row["train_top1"] for row in rows], ":", color=line.get_color(), label=f"{stage}: train")
             start = epochs[-1]
-        elif result := ancestor.result():
+        elif result:
             axis.plot([start], [result["test_top1"]], "x", color="#c1121f", label=f"right after {stage}")
     if axis.has_data():
         axis.legend(fontsize=8, frameon=False)

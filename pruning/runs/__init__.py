@@ -2,10 +2,11 @@
 
 from pruning.runs.run import Result, Run, every, find, lineage, results
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
-from pruning.runs.step import Ref, Step, is_file
+from pruning.runs.step import VERSION, Ref, Step, is_file
 
 __all__ = [
     "LOST",
+    "VERSION",
     "Ref",
     "Result",
     "Run",

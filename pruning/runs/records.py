@@ -2,14 +2,16 @@
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.files import read_json, write_json
+from pruning.errors import UserError
+from pruning.files import DamagedError, read_json, read_lines, write_json
 from pruning.runs.provenance import code_version
 from pruning.runs.step import Step
+from pruning.settings import value_of
 
 FOLDER = ".sweeps"
 JOBS = "jobs.jsonl"
@@ -33,11 +35,20 @@ def record_sweep(runs: Path, name: str, steps: Sequence[Step], wanted: Sequence[
     return path
 
 
-def recorded_sweeps(runs: Path) -> list[SweepRecord]:
-    """Return the sweeps that were started on `runs`, the oldest first."""
-    found = [read_json(path) for path in (runs / FOLDER).glob("*.json")]
-    sweeps = [SweepRecord(s["name"], s["when"], tuple(map(Step.from_json, s["steps"]))) for s in found]
-    return sorted(sweeps, key=lambda sweep: sweep.when)
+def recorded_sweeps(runs: Path) -> tuple[list[SweepRecord], list[DamagedError]]:
+    """Return the sweeps that were started on `runs`, the oldest first, and what could not be read of them."""
+    sweeps, damaged = [], []
+    for path in sorted((runs / FOLDER).glob("*.json")):
+        try:
+            found = read_json(path) or {}
+            name, when = value_of("name", found["name"], str), value_of("when", found["when"], float)
+            steps = value_of("steps", found["steps"], tuple[Mapping[str, Any], ...])
+            sweeps.append(SweepRecord(name, when, tuple(map(Step.from_json, steps))))
+        except DamagedError as error:
+            damaged.append(error)
+        except (KeyError, UserError) as error:
+            damaged.append(DamagedError(path, f"it describes no sweep ({error})"))
+    return sorted(sweeps, key=lambda sweep: sweep.when), damaged
 
 
 def record_jobs(runs: Path, tasks: Sequence[Sequence[Step]], jobs: Sequence[str]) -> None:
@@ -49,9 +60,4 @@ def record_jobs(runs: Path, tasks: Sequence[Sequence[Step]], jobs: Sequence[str]
 
 def recorded_jobs(runs: Path) -> dict[str, str]:
     """Return the job that was submitted last for each step, by its id."""
-    try:
-        lines = (runs / FOLDER / JOBS).read_text().splitlines()
-    except FileNotFoundError:
-        return {}
-    whole = (line for line in lines if line.startswith("{") and line.endswith("}"))  # a crash can tear one
-    return {id: entry["job"] for entry in map(json.loads, whole) for id in entry["steps"]}
+    return {id: entry["job"] for entry in read_lines(runs / FOLDER / JOBS) for id in entry["steps"]}

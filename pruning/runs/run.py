@@ -1,13 +1,21 @@
 """The directory that a step leaves: done or not, result, epochs, lineage; many runs as rows of a table."""
 
-import json
-from collections.abc import Iterator
+import time
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict
+from typing import Any, NotRequired, TypedDict, cast, get_type_hints
 
-from pruning.files import read_json, write_json
+from pruning.errors import UserError
+from pruning.files import DamagedError, read_json, read_lines, sha256, write_json
+from pruning.runs import claims
 from pruning.runs.step import Ref, Step, is_file
+from pruning.settings import value_of
+
+
+SPARED = ("inputs", "code")  # left out of the spec where they are empty
 
 
 class Result(TypedDict):
@@ -37,7 +45,9 @@ class Result(TypedDict):
     macs_nonzero: int
     epochs: int
     seconds: float
-    before: dict[str, float] | None  # test_top1, test_top5, test_loss right after the last pruning
+    before: Mapping[str, float] | None  # test_top1, test_top5, test_loss right after the last pruning
+    model_sha256: NotRequired[str]  # of model.safetensors; since 0.3, like what follows
+    normalisation: NotRequired[Mapping[str, Any]]  # mean and std of each channel that the network is fed with
 
 
 @dataclass(frozen=True)
@@ -64,44 +74,113 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether there is a result: the file's presence is "done"."""
-        return (self.path / "result.json").exists()
+        """Whether there is a whole result with its model."""
+        try:
+            return self.finished() is not None
+        except DamagedError:
+            return False
 
     def result(self) -> Result | None:
-        """Return the result if the step is done, else None."""
-        return read_json(self.path / "result.json")
+        """Return the figures if the step is done, else None; DamagedError if the file is not what was written."""
+        path = self.path / "result.json"
+        if (found := read_json(path)) is None:
+            return None
+        kinds = get_type_hints(Result)
+        try:
+            values = {key: value_of(key, value, kinds[key]) if key in kinds else value for key, value in found.items()}
+            for key in Result.__required_keys__:
+                values[key]
+        except (KeyError, UserError) as error:
+            raise DamagedError(path, f"{error}; delete {self.path} to make it again") from None
+        if not self.path.name.endswith(f"-{values['id']}"):
+            raise DamagedError(path, f"it is of {values['id']}; delete {self.path} to make it again")
+        return cast("Result", values)
+
+    def finished(self) -> Result | None:
+        """Return the result of a step that is done, None if it is not.
+
+        DamagedError, with what to delete, if result or model are not what was written. The model's bytes are looked at
+        only if they were touched after the result was written: a training that starts from them checks them anyway.
+        """
+        if (result := self.result()) is None:
+            return None
+        reason = "the step is done, but this file"
+        try:
+            touched = self.model.stat().st_mtime_ns > (self.path / "result.json").stat().st_mtime_ns
+            wanted = result.get("model_sha256")
+            if not (touched and wanted) or sha256(self.model) == wanted:
+                return result
+            reason += " is not the one that it made"
+        except FileNotFoundError:
+            reason += " is missing"
+        except OSError as error:
+            reason += f" cannot be read ({error.strerror})"
+        raise DamagedError(self.model, f"{reason}; delete {self.path} to make it again")
 
     def config(self) -> dict[str, Any] | None:
         return read_json(self.path / "config.json")
 
     def step(self) -> Step | None:
-        """Return the step that this is the run of, as config.json has it."""
-        if not (config := self.config()):
+        """Return the step that this is the run of, as config.json has it; DamagedError if that is not ours."""
+        if (config := self.config()) is None:
             return None
-        beside = {"aside": config["aside"]} if "aside" in config else config["unhashed"]
-        return Step.from_json(config["spec"] | beside)
+        try:
+            beside = {"aside": config["aside"]} if "aside" in config else config["unhashed"]
+            return Step.from_json(config["spec"] | beside)
+        except (KeyError, TypeError, UserError) as error:
+            raise DamagedError(self.path / "config.json", f"it describes no step ({error})") from None
 
     def failure(self) -> dict[str, Any] | None:
         """Return `error`, `traceback` and `when` of the last attempt if it failed."""
-        return read_json(self.path / "failed.json")
+        try:
+            found = read_json(self.path / "failed.json")
+        except DamagedError as error:
+            found = {"error": str(error)}
+        if found is None:
+            return None
+        when = found.get("when")
+        return {
+            "error": str(found.get("error", "no reason was written")),
+            "traceback": str(found.get("traceback", "")),
+            "when": when if isinstance(when, (int, float)) else 0.0,
+        }
 
     def write_config(self, step: Step, machine: dict[str, Any]) -> None:
-        beside = {key: value for key, value in step.to_json().items() if key not in step.spec and key != "inputs"}
-        write_json(
-            self.path / "config.json", {"id": step.id, "spec": step.spec, "unhashed": beside, "machine": machine}
-        )
+        """Write what is made, and add `machine` (code, libraries, device, ...) to the attempts that there were."""
+        beside = {key: value for key, value in step.to_json().items() if key not in step.spec and key not in SPARED}
+        try:
+            attempts = value_of("attempts", (self.config() or {}).get("attempts", []), tuple[Mapping[str, Any], ...])
+        except UserError:  # whoever has damaged it, this attempt can be written down
+            attempts = ()
+        attempt = {"when": time.time()} | machine
+        about = {"id": step.id, "spec": step.spec, "unhashed": beside, "machine": machine}
+        write_json(self.path / "config.json", about | {"attempts": [*attempts, attempt]})
+
+    def clean(self) -> None:
+        """Remove what a killed attempt was writing, and no one's claim."""
+        for path in self.path.glob(".*.*"):
+            if not path.name.startswith(".claim-"):
+                with suppress(OSError):  # it is in nobody's way
+                    path.unlink()
+
+    def tidy(self) -> None:
+        """Remove what a step that is done needs no more, left by a process that was killed or overtaken."""
+        self.clean()
+        for path in (self.resume, self.path / "failed.json"):
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
+        claims.clear(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
         """Return the figures of the epochs so far; a line torn by a crash is left out."""
-        try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
-        except FileNotFoundError:
-            return []
-        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+        return [row for row in read_lines(self.path / "metrics.jsonl") if type(row.get("epoch")) is int]
 
     def parent(self) -> "Run | None":
-        """Return the run that this one started from; None for a root, a file, or if it is not here."""
-        step = self.step()
+        """Return the run that this one started from; None for a root, a file, or if it is not known."""
+        try:
+            step = self.step()
+        except DamagedError:
+            return None
         if step is None or step.parent is None or is_file(step.parent):
             return None
         return Run(self.path.parent / step.places[step.parent])
@@ -128,11 +207,17 @@ def every(runs: Path) -> Iterator[Run]:
 def results(runs: Path | str = "runs") -> list[dict[str, Any]]:
     """Return a flat row for each run in `runs` that is done, by name: `pandas.DataFrame(results())`.
 
-    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., and `run`, the directory.
+    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., and `run`, the directory. A
+    result that is damaged is left out, with a warning.
     """
     rows = []
     for run in every(Path(runs)):
-        if result := run.result():
+        try:
+            result = run.result()
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        if result:
             row: dict[str, Any] = {key: value for key, value in result.items() if key != "before"}
             row |= {f"before_{key}": value for key, value in (result["before"] or {}).items()}
             rows.append(row | {"run": str(run.path)})

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
+from pruning.files import DamagedError
 from pruning.runs import claims
 from pruning.runs.run import Run
 from pruning.runs.step import Step
@@ -21,9 +22,11 @@ class StepState(StrEnum):
     WAITING = "waiting"  # for its parent
     BLOCKED = "not run"  # its parent has failed
     MISSING = "missing"
+    NOT_NEEDED = "not needed"  # what would need it is done
+    DAMAGED = "damaged"  # its result, or the model that belongs to it, is not what was written
 
 
-LOST = (StepState.FAILED, StepState.DIED)
+LOST = (StepState.FAILED, StepState.DIED, StepState.DAMAGED)
 
 
 @dataclass(frozen=True)
@@ -44,8 +47,11 @@ def status_of(step: Step, runs: Path) -> StepStatus:
     run = Run.for_step(step, runs)
     if not run.path.is_dir():
         return StepStatus(StepState.MISSING)
-    if run.done:
-        return StepStatus(StepState.DONE, step.epochs)
+    try:
+        if run.finished():
+            return StepStatus(StepState.DONE, step.epochs)
+    except DamagedError as error:
+        return StepStatus(StepState.DAMAGED, detail=str(error))
     epoch = len(run.rows())
     if claims.held(run.path):
         return StepStatus(StepState.RUNNING, epoch, claims.describe(run.path))

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, get_type_hints
 
-VERSION = 1  # of what a spec means: raise it when the same spec would give another result
+from pruning.errors import UserError
+from pruning.settings import value_of
+
+VERSION = 2  # of what a spec means: raise it when the same spec would give another result
 
 Ref = str
 """A checkpoint: the id of a step (`r3c763539b80e`), or `sha256:...` of a file."""
@@ -28,6 +31,7 @@ def unhashed(**default: Any) -> Any:
 class Step:
     """What a process needs to know to make a step; JSON and back gives an equal one."""
 
+    version: int = VERSION
     stage: str
     recipe: Mapping[str, Any]  # only what decides something and differs from neutral
     dataset: Mapping[str, Any]
@@ -36,6 +40,7 @@ class Step:
     precision: str
     parent: Ref | None  # where its weights and mask start; what it waits for
     inputs: Mapping[str, Ref] = field(default_factory=dict)  # other checkpoints that it reads, by role
+    code: Mapping[str, str] = field(default_factory=dict)  # of functions from outside this package: where, which
     num_classes: int = unhashed()
     sparsity: float | None = unhashed(default=None)  # asked for so far along the chain; None: dense
     level: int = unhashed(default=0)  # number of prunings so far
@@ -44,9 +49,9 @@ class Step:
 
     @cached_property
     def spec(self) -> dict[str, Any]:
-        """What is hashed. Without inputs there is no entry for them, so they changed no id that was there before."""
+        """What is hashed. Without inputs or foreign code there are no entries for them, so they changed no older id."""
         hashed = {f.name: getattr(self, f.name) for f in fields(self) if "unhashed" not in f.metadata}
-        return {"version": VERSION} | {k: v for k, v in hashed.items() if k != "inputs" or v}
+        return {key: value for key, value in hashed.items() if key not in ("inputs", "code") or value}
 
     @cached_property
     def id(self) -> Ref:
@@ -64,6 +69,11 @@ class Step:
     def epochs(self) -> int:
         return self.recipe.get("epochs", 0)
 
+    @property
+    def purpose(self) -> str:
+        """The name of its random streams: another one for each stage and sparsity on the way."""
+        return self.stage if self.sparsity is None else f"{self.stage} at {self.sparsity}"
+
     def place(self, ref: Ref, runs: Path) -> Path:
         """Return the file of the checkpoint that the step reads as `ref`."""
         place = runs / self.places[ref]  # an absolute path stays what it is
@@ -74,15 +84,29 @@ class Step:
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """Make a step from `to_json`, also from that of 0.1, where what is not hashed was a dict `aside`."""
-        plain = {key: value for key, value in plain.items() if key != "version"}
+        """Make a step from `to_json`, also from that of 0.1 and 0.2; UserError if it is none."""
+        plain = {"version": 1} | dict(plain)  # which 0.2 did not write down here
         if (aside := plain.pop("aside", None)) is not None:
-            place = aside.get("file") or aside.get("parent")
-            plain |= {
-                "num_classes": aside.get("num_classes", 0),
-                "sparsity": aside.get("percent"),
-                "level": int("percent" in aside),  # 0.1 knew one pruning only
-                "root": aside.get("root"),
-                "places": {plain["parent"]: place} if place else {},
-            }
-        return cls(**plain)
+            plain |= since_0_1(plain, aside)
+        kinds = get_type_hints(cls)
+        try:
+            step = cls(**{key: value_of(key, value, kinds[key]) for key, value in plain.items()})
+            value_of("names", [step.dataset["name"], step.arch["name"]], tuple[str, ...])
+            value_of("epochs", step.epochs, int)
+            value_of("places", list(step.places.values()), tuple[str, ...])
+        except (KeyError, TypeError, UserError) as error:
+            raise UserError(f"this is not a step: {error}") from None
+        return step
+
+
+def since_0_1(plain: Mapping[str, Any], aside: Any) -> dict[str, Any]:
+    """Return the fields that 0.1 kept in a dict `aside`."""
+    aside = value_of("aside", aside, Mapping[str, Any])
+    place = aside.get("file") or aside.get("parent")
+    return {
+        "num_classes": aside.get("num_classes", 0),
+        "sparsity": aside.get("percent"),
+        "level": int("percent" in aside),  # 0.1 knew one pruning only
+        "root": aside.get("root"),
+        "places": {plain["parent"]: place} if place else {},
+    }

@@ -1,7 +1,7 @@
 """The stages: each takes a frozen context and its recipe, and returns a checkpoint. Nothing else comes back."""
 
-from pruning.stages.context import Context, Inputs
+from pruning.stages.context import Context, Inputs, fed_as
 from pruning.stages.prune import PruneRecipe
-from pruning.stages.stage import STAGES, Stage
+from pruning.stages.stage import STAGES, Stage, code_of
 
-__all__ = ["STAGES", "Context", "Inputs", "PruneRecipe", "Stage"]
+__all__ = ["STAGES", "Context", "Inputs", "PruneRecipe", "Stage", "code_of", "fed_as"]

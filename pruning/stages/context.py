@@ -1,7 +1,7 @@
 """What a stage is given: frozen values, and the network that it starts from."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
@@ -11,6 +11,14 @@ from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
 from pruning.masks import Mask
 from pruning.training import TrainingHooks, TrainRecipe, fit
+
+
+def fed_as(data: Data, checkpoint: Checkpoint | None) -> Data:
+    """Return `data` with the normalisation that the checkpoint was trained with, which may be another than its own."""
+    if checkpoint is None or not (constants := checkpoint.normalisation):
+        return data
+    mean, std = ((r, g, b) for r, g, b in (constants["mean"], constants["std"]))
+    return replace(data, mean=mean, std=std)
 
 
 class Inputs(Mapping[str, Checkpoint]):
@@ -31,13 +39,17 @@ class Inputs(Mapping[str, Checkpoint]):
 
 @dataclass(frozen=True)
 class Context:
-    """What every stage is given. `parent` is where it starts from, None for a dense network from nothing."""
+    """What every stage is given. `parent` is where it starts from, None for a dense network from nothing.
+
+    `data` is normalised as `parent` has been trained.
+    """
 
     arch: str
     num_classes: int
     data: Data
     seed: int
     precision: str  # "fp32" or "bf16"
+    purpose: str = "training"  # the name of its random streams
     parent: Checkpoint | None = None
     inputs: Mapping[str, Checkpoint] = field(default_factory=Inputs)
     hooks: TrainingHooks = field(default_factory=TrainingHooks)
@@ -61,6 +73,7 @@ class Context:
             recipe,
             mask=mask,
             seed=self.seed,
+            purpose=self.purpose,
             precision=self.precision,
             hooks=self.hooks,
         )

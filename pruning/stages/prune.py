@@ -54,9 +54,10 @@ def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Batches:
-    """Augmented training batches for a criterion: the same ones each time it asks, of the first epoch's order."""
+    """Augmented training batches for a criterion: one epoch, the same each time it asks."""
 
     context: Context
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return train_batches(self.context.data, batch_size=BATCH, seed=self.context.seed, epoch=0)
+        context = self.context
+        return train_batches(context.data, batch_size=BATCH, seed=context.seed, purpose=context.purpose, epoch=0)

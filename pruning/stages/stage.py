@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from pruning.archs import ARCHS
 from pruning.checkpoints import Checkpoint
+from pruning.data import DATASETS
+from pruning.runs.provenance import foreign_code
 from pruning.settings import Settings
 from pruning.stages.context import Context
 from pruning.stages.finetune import finetune
@@ -33,3 +36,9 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
     "prune": Stage(prune, PruneRecipe, prunes=True),
     "finetune": Stage(finetune, TrainRecipe),
 }
+
+
+def code_of(stage: str, recipe: Settings, dataset: str, arch: str) -> dict[str, str]:
+    """Return which foreign code decides what such a step makes: module -> version or hash of its source."""
+    chosen = [functions[getattr(recipe, axis)] for axis, functions in recipe.axes().items()]
+    return foreign_code([STAGES[stage].run, *chosen, DATASETS[dataset].load, ARCHS[arch]])

@@ -1,7 +1,7 @@
 """Training and evaluation of a masked network."""
 
 from pruning.training.evaluation import evaluate, measure
-from pruning.training.loop import ResumeState, TrainingHooks, fit
+from pruning.training.loop import ResumeState, StateError, TrainingHooks, fit
 from pruning.training.optimizers import OPTIMIZERS
 from pruning.training.recipe import TrainRecipe
 from pruning.training.schedules import SCHEDULES, learning_rate
@@ -10,6 +10,7 @@ __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
     "ResumeState",
+    "StateError",
     "TrainRecipe",
     "TrainingHooks",
     "evaluate",

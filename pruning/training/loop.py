@@ -25,6 +25,10 @@ ResumeState = dict[str, Any]
 """All that a training needs to continue to the same bits: tensors and numbers, for `torch.load(weights_only=True)`."""
 
 
+class StateError(UserError):
+    """What was saved to continue from is not the state of this training."""
+
+
 class TrainingHooks:
     """What a training reports and asks while it runs; this one keeps nothing and never stops."""
 
@@ -53,16 +57,18 @@ def fit(
     *,
     mask: masks.Mask | None = None,
     seed: int = 0,
+    purpose: str = "training",
     precision: str = "fp32",
     hooks: TrainingHooks | None = None,
 ) -> None:
     """Train `model` in place on `data.train`, on the device of the data.
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`. The weights that `mask` prunes are exactly
-    zero after every step. `seed` decides order and augmentation; `precision` is "fp32" or "bf16". Ends with
-    Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite.
+    zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and augmentation;
+    `precision` is "fp32" or "bf16". Ends with Interrupted, state saved, when the hooks ask for it; with UserError when
+    the loss is no longer finite, with StateError if `hooks.state()` is of another training.
     """
-    loop = TrainingLoop(model, mask or {}, data, recipe, seed, precision, hooks or TrainingHooks())
+    loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks())
     while loop.epoch < recipe.epochs:
         loop.run_epoch()
 
@@ -76,7 +82,7 @@ class TrainingLoop:
         mask: masks.Mask,
         data: Data,
         recipe: TrainRecipe,
-        seed: int,
+        stream: tuple[int, str],
         precision: str,
         hooks: TrainingHooks,
     ) -> None:
@@ -84,7 +90,7 @@ class TrainingLoop:
         # torch's types know no memory_format here
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mask = {name: keep.to(device) for name, keep in mask.items()}
-        self.data, self.recipe, self.seed, self.precision, self.hooks = data, recipe, seed, precision, hooks
+        self.data, self.recipe, self.stream, self.precision, self.hooks = data, recipe, stream, precision, hooks
         self.optimizer = optimizer_for(recipe.optimizer, model, recipe.arguments("optimizer"))
         self.update = step_of(self.optimizer)
         self.shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
@@ -99,10 +105,19 @@ class TrainingLoop:
             self.restore(state)
 
     def restore(self, state: ResumeState) -> None:
+        """Go on from `state`; StateError if it is not of this training."""
+        try:
+            self.take_over(state)
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise StateError(f"{type(error).__name__}: {' '.join(str(error).split())[:160]}") from None
+
+    def take_over(self, state: ResumeState) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sums.copy_(state["sums"])
-        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], state["seconds"]
+        self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], float(state["seconds"])
+        if self.epoch not in range(self.recipe.epochs + 1) or self.batch not in range(self.steps):
+            raise ValueError(f"there is no batch {self.batch} of epoch {self.epoch}")
 
     def save(self) -> None:
         place = {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
@@ -112,8 +127,10 @@ class TrainingLoop:
         """Make the steps that are left of this epoch, check and report it, save."""
         self.model.train()
         began, earlier = time.monotonic(), self.seconds
+        seed, purpose = self.stream
+        size = self.recipe.batch_size
         batches = train_batches(
-            self.data, batch_size=self.recipe.batch_size, seed=self.seed, epoch=self.epoch, first=self.batch
+            self.data, batch_size=size, seed=seed, purpose=purpose, epoch=self.epoch, first=self.batch
         )
         for images, labels in batches:
             self.step(images, labels)
@@ -123,11 +140,7 @@ class TrainingLoop:
         losses, right = self.sums.tolist()  # the only time that the host waits for the device
         self.seconds = earlier + time.monotonic() - began
         masks.check(self.mask, dict(self.model.named_parameters()))
-        if not math.isfinite(losses):
-            lr, epoch = self.recipe.lr, self.epoch + 1
-            raise UserError(
-                f"lr={lr:g} is too high: the training diverged, the loss is {losses} in epoch {epoch}", "lr"
-            )
+        self.check_finite("loss", losses)
         if self.batch == self.steps:
             self.report(losses / len(self.data.train), 100 * right / len(self.data.train))
             self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
@@ -138,7 +151,7 @@ class TrainingLoop:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Make one optimizer step; pruned weights are zero after it."""
-        rate = self.rate()
+        rate = self.rate(self.batch)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with autocast(images.device, self.precision):
@@ -152,12 +165,23 @@ class TrainingLoop:
         self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
         self.hooks.batch(len(labels))
 
-    def rate(self) -> float:
-        """Return the learning rate of the next step."""
-        progress = (self.epoch * self.steps + self.batch) / (self.recipe.epochs * self.steps)
+    def rate(self, batch: int) -> float:
+        """Return the learning rate of the step with that batch of this epoch."""
+        progress = (self.epoch * self.steps + batch) / (self.recipe.epochs * self.steps)
         return learning_rate(progress, self.recipe.lr, **self.shape)
 
     def report(self, train_loss: float, train_top1: float) -> None:
-        row = {"epoch": self.epoch + 1, "lr": self.rate(), "train_loss": train_loss, "train_top1": train_top1}
+        row = {"epoch": self.epoch + 1, "lr": self.rate(self.batch - 1)}  # the rate of the last step
+        row |= {"train_loss": train_loss, "train_top1": train_top1}
         row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}
-        self.hooks.row(row | measure(self.model, self.data, self.precision))
+        measured = measure(self.model, self.data, self.precision)
+        for name, value in measured.items():
+            self.check_finite(name, value)
+        self.hooks.row(row | measured)
+
+    def check_finite(self, name: str, value: float) -> None:
+        """Raise UserError if a loss is not finite: the last update may have been the one that was too large."""
+        if not math.isfinite(value):
+            lr, epoch = self.recipe.lr, self.epoch + 1
+            text = f"lr={lr:g} is too high: the training diverged, the {name} is {value} in epoch {epoch}"
+            raise UserError(text, "lr")

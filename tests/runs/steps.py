@@ -2,10 +2,10 @@
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from pruning.files import write_json
-from pruning.runs import Run, Step, claims
+from pruning.runs import Result, Run, Step, claims
 
 
 def step(stage: str, parent: Step | None = None, seed: int = 0, **recipe: Any) -> Step:
@@ -32,14 +32,29 @@ STEPS = (DENSE, PRUNED, TUNED)
 
 
 def place(runs: Path, one: Step, rows: int = 0, **files: Any) -> Run:
-    """Make the directory of a step with `rows` epochs and `files`, e.g. `result={}` for result.json."""
+    """Make the directory of a step with `rows` epochs and `files`: `failed={...}` for failed.json.
+
+    `result={}` is a result with its model, `result={"seconds": 1.0}` one with that figure.
+    """
     run = Run.for_step(one, runs)
     run.path.mkdir(parents=True, exist_ok=True)
     if rows:
         (run.path / "metrics.jsonl").write_text("".join(f'{{"epoch": {i + 1}}}\n' for i in range(rows)))
+    if "result" in files:
+        run.model.write_bytes(b"a model")
+        files["result"] = figures(one) | files["result"]
     for name, content in files.items():
         write_json(run.path / f"{name}.json", content)
     return run
+
+
+def figures(one: Step) -> dict[str, Any]:
+    """Return a whole result of a step, as figures that mean nothing."""
+    kinds = get_type_hints(Result)
+    found = {key: 0.0 if kinds[key] is float else 0 for key in Result.__required_keys__}
+    found |= {"id": one.id, "stage": one.stage, "parent": one.parent, "dataset": one.dataset["name"]}
+    found |= {"arch": one.arch["name"], "seed": one.seed, "percent": one.sparsity or 0.0, "epochs": one.epochs}
+    return found | {"before": None, "train_loss": None}
 
 
 def dead(run: Run) -> None:

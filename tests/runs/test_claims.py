@@ -1,9 +1,12 @@
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from pruning.errors import UserError
+from pruning.files import CannotWriteError
 from pruning.runs import claims
 from pruning.runs.claims import PATIENCE
 from tests.commands import ROOT
 from tests.helpers import LONG
+from tests.namespaces import NOBODY, inside, privileged
 from tests.runs.steps import taken
 
 HERE = claims.identity()
@@ -236,3 +241,180 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     for place, reason in [("file/step", "Not a directory"), ("file", "File exists")]:
         with pytest.raises(UserError, match=f"^cannot write {tmp_path / place}: {reason}"):
             claims.take(tmp_path / place)
+
+
+# who lost it notices
+
+
+def overtake(folder: Path) -> Path:
+    path = folder / "claim-2"
+    path.write_text(json.dumps(HERE | {"host": "elsewhere", "claim": "other"}))
+    return path
+
+
+def finish(folder: Path) -> None:
+    """As another does who took over: the result, then no claims."""
+    (folder / "result.json").write_text("{}")
+    claims.clear(folder)
+
+
+LOSSES: dict[str, Callable[[Path], object]] = {
+    "overtaken": overtake,
+    "overtaken twice": lambda folder: overtake(folder).rename(folder / "claim-3"),
+    "finished": finish,
+    "finished, claims left": lambda folder: (folder / "result.json").write_text("{}"),
+    "finished, another's claim left": lambda folder: (overtake(folder), (folder / "result.json").write_text("{}")),
+    "forgotten": claims.clear,
+    "another's by now": lambda folder: overtake(folder).rename(folder / "claim-1"),
+    "torn": lambda folder: (folder / "claim-1").write_text('{"ho'),
+    "the directory removed": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("how", LOSSES)
+def test_whatever_happened_to_it_a_lost_claim_is_lost_and_takes_nothing_from_others(tmp_path: Path, how: str) -> None:
+    claim = taken(folder := tmp_path / "step")
+    token = claim.path.read_text()
+    assert not claim.lost()
+    LOSSES[how](folder)
+    others = {path.name: path.stat().st_mtime_ns for path in folder.glob("*") if path.read_text() != token}
+    assert claim.lost()
+    with pytest.raises(claims.LostClaim, match="^step was (taken over|finished) by "):
+        claim.check()
+    claim.release()
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*") if path.read_text() != token} == others
+    if "result.json" in others:
+        assert not (folder / "claim-1").exists()  # no stray claim beside a result
+
+
+def test_a_disk_that_does_not_answer_takes_no_claim_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = taken(tmp_path)
+    for name in ("open", "listdir", "stat"):
+        with monkeypatch.context() as patch:
+            refuse(patch, name, errno.EIO)
+            with pytest.raises(CannotWriteError, match=rf"^cannot write {tmp_path}: Input/output error"):
+                claim.check()
+            assert not claim.lost()
+            found = claims.held(tmp_path), claims.describe(tmp_path), claims.abandoned(tmp_path)
+            assert name == "stat" or found == (None, "nobody", False)
+        claim.check()
+    with monkeypatch.context() as patch:
+        refuse(patch, "open", errno.ESTALE)  # NFS: another machine has removed it
+        assert claim.lost()
+
+
+def refuse(patch: pytest.MonkeyPatch, name: str, number: int) -> None:
+    """Let a function of `os` fail."""
+
+    def fail(*args: object, **options: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    patch.setattr(os, name, fail)
+
+
+# given back, whatever the disk says
+
+
+def beating() -> int:
+    return sum(thread.name == "heartbeat" for thread in threading.enumerate())
+
+
+def test_what_a_disk_refuses_to_give_back_is_given_back_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT", 0.01)
+    wait_until(lambda: not beating())
+    for finished in (False, True):
+        for name in ("open", "utime", *(["unlink"] if finished else [])):
+            claim = taken(folder := tmp_path / f"{name}-{finished}")
+            if finished:
+                (folder / "result.json").write_text("{}")
+            with monkeypatch.context() as patch:
+                refuse(patch, name, errno.EROFS)
+                claim.release()
+            wait_until(lambda: not beating())
+            assert (claims.held(folder), claims.abandoned(folder)) == (None, False)
+            assert claim.path.exists() != finished
+
+
+@privileged
+def test_a_full_disk_gets_its_claim_back_at_once(tmp_path: Path) -> None:
+    code = f"""
+from pathlib import Path
+folder = Path({str(tmp_path)!r}) / "step"
+claim = claims.take(folder)
+try:
+    with (folder / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+except OSError as error:
+    print(error.errno)
+claim.check()
+claim.release()
+print(claims.held(folder), claims.abandoned(folder))
+try:
+    claims.take(folder)
+except ValueError as error:
+    print(str(error))
+"""
+    told = inside(f"mount -t tmpfs -o size=64k tmpfs {tmp_path}", code).splitlines()
+    refused = f"cannot write {tmp_path}/step: No space left on device; free some space or choose another place"
+    assert told == [str(errno.ENOSPC), "None False", refused]
+
+
+# a link whose answer was lost
+
+
+@pytest.mark.parametrize("number", [errno.EEXIST, errno.EIO, errno.ETIMEDOUT])
+@pytest.mark.parametrize("done", [True, False])
+def test_a_link_whose_answer_was_lost_is_recognised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, done: bool
+) -> None:
+    link = os.link
+
+    def lost(source: Path, target: Path) -> None:
+        if done:
+            link(source, target)
+        elif number == errno.EEXIST:
+            overtake(tmp_path).rename(target)  # another was faster indeed
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "link", lost)
+        if number == errno.EEXIST:
+            claim = claims.take(tmp_path)
+            assert (claim is not None) == done
+            assert claim is None or not claim.lost()
+        else:
+            with pytest.raises(CannotWriteError, match=f"^cannot write {tmp_path}: {os.strerror(number)}"):
+                claims.take(tmp_path)
+            assert taken_later(tmp_path)
+    assert list(tmp_path.glob(".claim-*")) == []
+
+
+def taken_later(folder: Path) -> bool:
+    """Return whether nobody holds `folder`."""
+    return claims.held(folder) is None and not claims.abandoned(folder)
+
+
+# other users
+
+
+@privileged
+def test_what_another_user_holds_is_held(tmp_path: Path) -> None:
+    """Also where /proc hides the process, and where the claim cannot be read."""
+    for parent in (tmp_path, *tmp_path.parents[:2]):
+        parent.chmod(0o777)
+    folder = tmp_path / "step"
+    claim = taken(folder)
+    folder.chmod(0o777)
+    code = (
+        f"from pathlib import Path; folder = Path({str(folder)!r}); print(claims.take(folder), claims.describe(folder))"
+    )
+    for mode, who in ((0o644, f"process {os.getpid()} on {HERE['host']}"), (0o600, "nobody")):
+        claim.path.chmod(mode)
+        assert inside("mount -t proc -o hidepid=2 proc /proc", code, user=NOBODY) == f"None {who}"
+    claim.check()
+    then = time.time() - PATIENCE - 5
+    os.utime(claim.path, (then, then))
+    assert "claim-2" in inside("mount -t proc -o hidepid=2 proc /proc", code, user=NOBODY)
+    assert claim.lost()
+    assert claims.take(folder) is not None  # that process has ended, as root can see

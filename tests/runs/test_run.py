@@ -4,7 +4,7 @@ from typing import Any
 
 from pruning.files import write_json
 from pruning.runs import Run, Step, every, find, lineage, results
-from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, old, place
+from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, figures, old, place
 
 
 def leave(runs: Path, step: Step, **files: Any) -> Run:
@@ -22,14 +22,14 @@ def test_runs_are_found_by_id(tmp_path: Path) -> None:
 
 
 def test_lineage_is_the_oldest_first_and_every_run_is_seen(tmp_path: Path) -> None:
-    runs = [leave(tmp_path, step, result={"id": step.id}) for step in (DENSE, PRUNED)]
+    runs = [leave(tmp_path, step, result={}) for step in (DENSE, PRUNED)]
     runs.append(leave(tmp_path, TUNED))
     assert lineage(runs[2]) == runs
     assert lineage(runs[0]) == runs[:1]
     (tmp_path / "notes").mkdir()
     assert list(every(tmp_path)) == sorted(runs, key=lambda run: run.path)
     assert list(every(tmp_path / "nowhere")) == []
-    assert [(run.done, run.result()) for run in runs[1:]] == [(True, {"id": PRUNED.id}), (False, None)]
+    assert [(run.done, run.result()) for run in runs[1:]] == [(True, figures(PRUNED)), (False, None)]
 
 
 def test_a_run_knows_its_step_and_that_a_file_is_no_run(tmp_path: Path) -> None:
@@ -55,13 +55,17 @@ def test_the_runs_of_0_1_are_read(tmp_path: Path) -> None:
 
 
 def test_results_are_flat_rows_of_what_is_done(tmp_path: Path) -> None:
-    leave(tmp_path, DENSE, result={"id": DENSE.id, "test_top1": 91.0, "before": None})
-    leave(tmp_path, TUNED, result={"id": TUNED.id, "test_top1": 90.0, "before": {"test_top1": 50.0, "test_loss": 2.0}})
+    leave(tmp_path, DENSE, result={"test_top1": 91.0})
+    leave(tmp_path, TUNED, result={"test_top1": 90.0, "before": {"test_top1": 50.0, "test_loss": 2.0}})
     leave(tmp_path, PRUNED)
     tuned, dense = results(tmp_path)
-    assert dense == {"id": DENSE.id, "test_top1": 91.0, "run": str(tmp_path / DENSE.name)}
+    flat = figures(DENSE) | {"test_top1": 91.0, "run": str(tmp_path / DENSE.name)}
+    del flat["before"]
+    assert dense == flat
     before = {"before_test_top1": 50.0, "before_test_loss": 2.0}
-    assert tuned == {"id": TUNED.id, "test_top1": 90.0, "run": str(tmp_path / TUNED.name)} | before
+    flat = figures(TUNED) | {"test_top1": 90.0, "run": str(tmp_path / TUNED.name)} | before
+    del flat["before"]
+    assert tuned == flat
     assert results(str(tmp_path)) == [tuned, dense]
     assert results(tmp_path / "nowhere") == []
 
