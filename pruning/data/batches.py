@@ -24,8 +24,8 @@ def train_batches(
 
     Batch sizes differ by at most one and never exceed `batch_size`, so BatchNorm never meets a leftover batch
     of one image. Everything random is drawn before the first batch from the streams "order" and "augment" of
-    (seed, purpose, epoch), so that training and finetuning do not see the same batches: `first=k` leaves out the first k
-    batches and changes no bit of the others.
+    (seed, purpose, epoch), so that training and finetuning do not see the same batches: `first=k` leaves out the
+    first k batches and changes no bit of the others.
     """
     images, labels = data.train.images, data.train.labels
     n = len(labels)

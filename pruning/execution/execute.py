@@ -69,7 +69,9 @@ def _make(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: trackin
         if failed and not lost:
             text = "".join(traceback.format_exception(error))
             with suppress(UserError):  # the disk refuses this too; the first error is the one to show
-                write_json(run.path / "failed.json", {"error": last_line(error), "traceback": text, "when": time.time()})
+                write_json(
+                    run.path / "failed.json", {"error": last_line(error), "traceback": text, "when": time.time()}
+                )
         claim.release()
         if failed and lost and not isinstance(error, claims.LostClaim):  # whatever it was, others go on with the step
             raise claims.LostClaim(f"{run.path.name} was taken over by another process") from error

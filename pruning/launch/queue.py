@@ -10,14 +10,25 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from pruning.runs.jobs import JobRecord, recorded_jobs
-from pruning.runs.seen import NEVER, JobSeen
+from pruning.runs.seen import JobSeen
 
-FIELDS = ("JobArrayID", "Cluster", "State", "Reason", "exit_code", "SubmitTime", "StartTime", "EndTime", "TimeUsed", "Name")
+FIELDS = (
+    "JobArrayID",
+    "Cluster",
+    "State",
+    "Reason",
+    "exit_code",
+    "SubmitTime",
+    "StartTime",
+    "EndTime",
+    "TimeUsed",
+    "Name",
+)
 ENDED = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED"),
     *("NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED", "REVOKED", "TIMEOUT"),
@@ -55,7 +66,9 @@ def states(records: Iterable[JobRecord], patience: float = 0.0, runs: Path = Pat
         if text is None:
             return None
         rows |= {row["JobArrayID"]: row for row in _split(text)}
-    seen = {job: _seen(rows[job], record, runs) for job, record in wanted.items() if job in rows and ours(rows[job], record)}
+    seen = {
+        job: _seen(rows[job], record, runs) for job, record in wanted.items() if job in rows and ours(rows[job], record)
+    }
     return seen | _accounted([record for job, record in wanted.items() if job not in seen], runs)
 
 
@@ -66,7 +79,9 @@ def ask(command: list[str], end: float = 0.0) -> str | None:
     pause, environ = PAUSE, os.environ | {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
     while True:
         try:
-            answer = subprocess.run(command, capture_output=True, text=True, errors="replace", env=environ, timeout=ANSWER)
+            answer = subprocess.run(
+                command, capture_output=True, text=True, errors="replace", env=environ, timeout=ANSWER
+            )
             if answer.returncode == 0:
                 return answer.stdout
             if UNKNOWN_ID in answer.stderr:  # all of them: SLURM has forgotten them

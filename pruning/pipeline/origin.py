@@ -8,6 +8,7 @@ from typing import Any
 
 from pruning import checkpoints
 from pruning.errors import UserError, naming
+from pruning.files import sha256
 from pruning.masks import KINDS, counts, prunable, sparsity
 from pruning.runs import Ref, find
 
@@ -35,11 +36,15 @@ def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
 @lru_cache
 def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
     """Look at the checkpoint once for a whole sweep."""
-    found = checkpoints.load_as(path, arch, num_classes)
+    try:
+        digest = sha256(path)
+    except OSError as error:
+        raise UserError(f"path={path} cannot be read: {error.strerror or error}", "path") from None
+    found = checkpoints.load_as(path, arch, num_classes, sha256=digest)
     sizes = {name: weight.numel() for name, weight in found.weights.items()}
     network = found.network()
     pruned = {}
     for layers in KINDS:
         weights, kept = counts(found.mask, prunable(network, layers), sizes)
         pruned[layers] = (weights, weights - kept)
-    return Origin(f"sha256:{checkpoints.digest(path)}", path, sparsity(found.mask), pruned)
+    return Origin(f"sha256:{digest}", path, sparsity(found.mask), pruned)

@@ -23,7 +23,9 @@ def set_aside(stage: str | None, steps: Sequence[Step], runs: Path) -> list[Path
     moved = concerned(stage, steps, runs)
     for run in moved:
         if claims.held(run.path):
-            raise UserError(f"redo={stage}: {run.path.name} is made just now by {claims.describe(run.path)}; stop that first")
+            raise UserError(
+                f"redo={stage}: {run.path.name} is made just now by {claims.describe(run.path)}; stop that first"
+            )
     folder = runs / FOLDER / time.strftime("%Y%m%d-%H%M%S")
     try:
         for run in reversed(moved):  # children first: if this is stopped, none is left without its parent

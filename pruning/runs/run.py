@@ -14,7 +14,6 @@ from pruning.runs import claims
 from pruning.runs.step import Ref, Step, is_file
 from pruning.settings import value_of
 
-
 SPARED = ("inputs", "code")  # left out of the spec where they are empty
 
 

@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from pruning.archs import ARCHS
 from pruning.checkpoints import Checkpoint
 from pruning.data import DATASETS
-from pruning.runs.provenance import foreign_code
 from pruning.settings import Settings
+from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
 from pruning.stages.finetune import finetune
 from pruning.stages.prune import PruneRecipe, prune

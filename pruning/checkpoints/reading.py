@@ -1,0 +1,120 @@
+"""Checkpoints from files, of which nothing is believed: they may be another's, torn, changed or hostile."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+
+from pruning import archs
+from pruning.checkpoints.checkpoint import PREFIX, Checkpoint, first_line
+from pruning.checkpoints.original import unpickle
+from pruning.errors import UserError
+from pruning.settings import value_of
+
+MODEL = "model.safetensors"  # in the directory of a run
+
+
+class ChangedError(UserError):
+    """A file is not the one that was planned, or made, any more."""
+
+
+def load(path: Path | str, sha256: str | None = None) -> Checkpoint:
+    """Read a file that `Checkpoint.save` wrote, or the one in a run's directory.
+
+    UserError if it is none or is no network that can be used, ChangedError if it has not the digest `sha256`.
+    """
+    path = Path(path)
+    path = path / MODEL if path.is_dir() else path
+    found = unpack(path, content_of(path, sha256))
+    try:
+        return found.check()
+    except UserError as error:
+        raise UserError(f"{path} {error}") from None
+
+
+def load_as(path: Path, arch: str, num_classes: int, sha256: str | None = None) -> Checkpoint:
+    """Read either kind of file and check it against that network; UserError names the first differences.
+
+    ChangedError if its content has not the digest `sha256`.
+    """
+    path = find_file(path)
+    content = content_of(path, sha256)
+    ours = content[8:9] == b"{"
+    found = unpack(path, content) if ours else unpickle(path, content, arch, num_classes)
+    if (found.arch, found.num_classes) != (arch, num_classes):
+        raise UserError(
+            f"path={path} holds {found.arch} for {found.num_classes} classes, not {arch} for {num_classes}; "
+            f"give arch={found.arch} and its dataset",
+            "path",
+        )
+    try:
+        return found.check()
+    except UserError as error:
+        raise UserError(f"path={path} {error}", "path") from None
+
+
+def find_file(path: Path) -> Path:
+    """Return the file of a checkpoint, that of a run's directory where `path` is one; UserError if there is none."""
+    file = path / MODEL if path.is_dir() else path
+    try:
+        kind = "" if file.is_file() else "is no regular file" if file.exists() else "no such file"
+    except OSError as error:  # such as a name that is too long, or a directory that may not be looked into
+        kind = error.strerror or str(error)
+    if kind == "no such file":
+        text = f"this directory holds no {MODEL}" if file != path else "no such file, and no run has that id"
+        raise UserError(f"path={path}: {text}", "path")
+    if kind:
+        raise UserError(f"path={path}: {kind}", "path")
+    return file
+
+
+def content_of(path: Path, sha256: str | None = None) -> bytes:
+    """Return the bytes of a file; UserError if it cannot be read, ChangedError if they have not the digest `sha256`."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}") from None
+    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
+        raise ChangedError(f"{path} has changed: it is not the file that it was")
+    return content
+
+
+def unpack(path: Path, content: bytes) -> Checkpoint:
+    """Read the content of a file that `Checkpoint.save` wrote, `path` for messages; UserError if it is none."""
+    try:
+        tensors = safetensors.torch.load(content)
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_no_twice)
+    except Exception as error:  # torch raises nearly everything for tensors of odd kinds
+        raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated?") from None
+    try:
+        about = json.loads(header.get("__metadata__", {})["pruning"])
+        arch, num_classes = value_of("arch", about["arch"], str), value_of("num_classes", about["num_classes"], int)
+        normalisation = _constants(about["normalisation"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        raise UserError(f"{path} was not written by this program: its metadata do not name the architecture") from None
+    if arch not in archs.ARCHS or not 2 <= num_classes < 2**31:
+        raise UserError(f"{path} is for {arch!a} with {num_classes} classes, which this program does not know")
+    mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    return Checkpoint(weights, mask, arch, num_classes, normalisation)
+
+
+def _constants(given: Any) -> dict[str, list[float]]:
+    """Return the normalisation as a checkpoint has it; ValueError if it is none. Before 0.3 it could be empty."""
+    found = {key: [*value_of(key, given[key], tuple[float, ...])] for key in ("mean", "std")} if given else {}
+    numbers = torch.tensor([*found.values()], dtype=torch.float64)
+    if found and (numbers.shape != (2, 3) or not numbers.isfinite().all() or not (numbers[1] > 0).all()):
+        raise ValueError("mean and std must be three numbers each")
+    return found
+
+
+def _no_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON mapping; ValueError if a name stands there twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!a} stands there twice")
+    return found
