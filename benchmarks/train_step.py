@@ -84,7 +84,7 @@ def ours(arch: str, images: Images, labels: list[int], batch: int, device: str) 
     split = Split(torch.from_numpy(images), torch.tensor(labels)).to(device)
     data = Data(split, None, split, tuple("0123456789"), MEAN, STD, pad=4, flip=True)
     recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    loop = TrainingLoop(model, mask, data, recipe, 0, Env(device=device).precision("auto"), TrainingHooks())
+    loop = TrainingLoop(model, mask, data, recipe, (0, "train"), Env(device=device).precision("auto"), TrainingHooks())
     loop.model.train()
     for epoch in itertools.count():
         for inputs, targets in train_batches(data, batch_size=batch, seed=0, epoch=epoch):

@@ -18,8 +18,8 @@ from pruning.training import TrainRecipe, learning_rate
 def train_epoch(data: Data, *, seed: int, epoch: int) -> list[tuple[Tensor, Tensor]]:
     """Return (image, label) of one epoch in order, each float32 (3, H, W): crop, mirror and normalise one at a time."""
     n = len(data.train)
-    order = torch.randperm(n, generator=rng.generator(seed, "order", epoch)).tolist()
-    augment = rng.generator(seed, "augment", epoch)
+    order = torch.randperm(n, generator=rng.generator(seed, "training order", epoch)).tolist()
+    augment = rng.generator(seed, "training augment", epoch)
     offsets = torch.randint(2 * data.pad + 1, (2, n), generator=augment).tolist()
     flips = torch.randint(2, (1, n), generator=augment)[0].tolist()
     mean, std = torch.tensor(data.mean).view(3, 1, 1), torch.tensor(data.std).view(3, 1, 1)

@@ -1,10 +1,12 @@
 import hashlib
 import json
+import math
 import os
 import pickle
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -65,10 +67,12 @@ def logits(model: nn.Module) -> Tensor:
 def test_round_trip_to_the_bit(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     for written in (checkpoint(sparsity=0), checkpoint()):
-        written.weights["conv1.weight"].view(-1)[:3] = torch.tensor([torch.nan, -0.0, torch.inf])
-        written.save(path)
+        written.weights["conv1.weight"].view(-1)[:2] = torch.tensor([-0.0, 1e-40])
+        digest = written.save(path)
+        assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
         by_run = checkpoints.load(str(tmp_path))
-        for found in (checkpoints.load(path), by_run, load_as(path, "resnet20", 10)):
+        for found in (checkpoints.load(path, digest), by_run, load_as(path, "resnet20", 10, digest)):
+            assert [*found.weights] == [*network().state_dict()]  # in the network's order
             assert same(found.weights, written.weights)
             assert same(found.mask, written.mask)
             assert replace(found, weights={}, mask={}) == replace(written, weights={}, mask={})
@@ -119,9 +123,6 @@ def test_equal_checkpoints_are_equal_files_in_every_process_and_order_and_layout
     for name, same_name in (("one", "other"), ("here", "there")):
         content = (tmp_path / name).read_bytes()
         assert content == (tmp_path / same_name).read_bytes()
-        assert checkpoints.digest(tmp_path / name) == hashlib.sha256(content).hexdigest()
-    with pytest.raises(UserError, match=rf"^path={tmp_path / 'none'} cannot be read: No such file"):
-        checkpoints.digest(tmp_path / "none")
 
 
 def original(model: nn.Module, path: Path, prefix: str = "", best: Any = 93.42, **options: Any) -> None:
@@ -147,6 +148,8 @@ def test_originals_of_every_architecture_load(tmp_path: Path, arch: str) -> None
     found = load_as(path, arch, num_classes)
     path.unlink()
     assert (found.arch, found.num_classes) == (arch, num_classes)
+    # (0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010) in the original's cifar.py, for both datasets
+    assert found.normalisation == {"mean": [0.4914, 0.4822, 0.4465], "std": [0.2023, 0.1994, 0.2010]}
     assert same(found.mask, mask)
     assert same(found.weights, checkpoints.snapshot(model))
     assert torch.equal(logits(found.network()), logits(model))
@@ -218,8 +221,14 @@ def test_a_pickle_of_something_else_or_no_file_is_refused(tmp_path: Path) -> Non
     for content in ([1, 2], 3, {"state_dict": 5}, {"epoch": 1}, {"state_dict": {"a": 1}}, {1: 2}):
         torch.save(content, tmp_path / "m")
         assert refusal(tmp_path / "m") == text
-    for path in (tmp_path / "none", tmp_path):
-        assert refusal(path) == f"path={path}: no such file, and no run has that id"
+    (tmp_path / "loop").symlink_to("loop")
+    os.mkfifo(tmp_path / "fifo")
+    nothing = "no such file, and no run has that id"
+    odd = {"": "this directory holds no model.safetensors", "none": nothing, "loop": nothing}
+    odd |= {"fifo": "is no regular file", "x" * 300: "File name too long"}
+    for name, reason in odd.items():
+        assert refusal(tmp_path / name) == f"path={tmp_path / name}: {reason}"
+    assert refusal(Path("/dev/zero")) == "path=/dev/zero: is no regular file"
     with pytest.raises(UserError, match=rf"^{tmp_path / 'none'} cannot be read as a checkpoint: No such file"):
         checkpoints.load(tmp_path / "none")
 
@@ -258,3 +267,143 @@ def test_weights_that_do_not_fit_are_named(tmp_path: Path) -> None:
         assert refusal(path) == expected
         torch.save({"state_dict": weights}, path)  # an original
         assert refusal(path) == expected
+
+
+def test_a_file_that_has_changed_since_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    checkpoint().save(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    other = checkpoint(sparsity=0.5)
+    for rewrite in (other.save, lambda path: original(network(), path), lambda path: path.write_bytes(b"")):
+        rewrite(path)
+        for read in (checkpoints.load, lambda path, digest: load_as(path, "resnet20", 10, digest)):
+            with pytest.raises(checkpoints.ChangedError, match=f"^{path} has changed: it is not the file that it was"):
+                read(path, digest)
+
+
+FLOAT8 = torch.float8_e4m3fn
+NAME = "layer2.1.conv2.weight"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("ours", [True, False])
+def test_other_floats_are_cast(tmp_path: Path, dtype: torch.dtype, ours: bool) -> None:
+    path, whole = tmp_path / "m", checkpoint(sparsity=0)
+    weights = {name: t.to(dtype) if t.is_floating_point() else t.to(torch.int32) for name, t in whole.weights.items()}
+    replace(whole, weights=weights).save(path) if ours else torch.save({"state_dict": weights}, path)
+    expected = {name: t.to(like.dtype) for (name, t), like in zip(weights.items(), whole.weights.values(), strict=True)}
+    assert same(load_as(path, "resnet20", 10).weights, expected)
+
+
+def odd_tensors() -> dict[str, tuple[Tensor, str]]:
+    """Return tensors of the right shape that are no weights, and what is said of them."""
+    like = network().state_dict()[NAME]
+    zeros = torch.zeros_like(like)
+    kinds = {"bool": torch.bool, "int64": torch.int64, "uint8": torch.uint8, "complex64": torch.complex64}
+    found = {
+        name: (zeros.to(kind), f"has torch.{name} values in {NAME}, not torch.float32") for name, kind in kinds.items()
+    }
+    for name, value in {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}.items():
+        broken = like.clone()
+        broken.view(-1)[7:9] = value
+        found[name] = broken, f"has 2 values in {NAME} that are not finite"
+    found["beyond float32"] = like.double() * 1e300, f"has {like.numel()} values in {NAME} that are not finite"
+    return found
+
+
+@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("kind", odd_tensors())
+def test_tensors_that_are_no_weights_are_refused(tmp_path: Path, kind: str, ours: bool) -> None:
+    path, whole = tmp_path / "m", checkpoint(sparsity=0)
+    tensor, text = odd_tensors()[kind]
+    weights = whole.weights | {NAME: tensor}
+    replace(whole, weights=weights).save(path) if ours else torch.save({"state_dict": weights}, path)
+    assert refusal(path) == f"path={path} {text}"
+    if ours:
+        with pytest.raises(UserError, match=f"^{path} {text}$"):
+            checkpoints.load(path)
+
+
+def test_tensors_that_a_pickle_can_hold_and_a_network_cannot_are_refused(tmp_path: Path) -> None:
+    path, like = tmp_path / "m", network().state_dict()
+    huge = torch.zeros(1).expand(10**6, 10**6)  # one number in the file
+    with warnings.catch_warnings(action="ignore"):  # torch is about to give them up
+        quantised = torch.quantize_per_tensor(like[NAME], 1, 0, torch.qint8)
+    plain = [like[NAME].to_sparse(), like[NAME].to("meta"), quantised]
+    odd = {"no plain tensor": plain, "is [1000000, 1000000], not": [huge]}
+    for text, tensors in odd.items():
+        for tensor in tensors:
+            torch.save({"state_dict": like | {NAME: tensor}}, path)
+            assert text in refusal(path)
+    torch.save({"state_dict": like | {"bn1.running_var": -like["bn1.running_var"]}}, path)
+    assert refusal(path) == f"path={path} has negative variances in bn1.running_var"
+    twice = {f"module.{name}": tensor for name, tensor in like.items()} | {"fc.bias": like["fc.bias"]}
+    torch.save({"state_dict": twice}, path)
+    assert refusal(path) == f"{path} holds 'fc.bias' twice, with and without `module.`"
+
+
+def test_masks_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    path, whole = tmp_path / "m", checkpoint()
+    keep = whole.mask[NAME]
+    count = int(torch.count_nonzero(whole.weights["conv1.weight"]))
+    odd: list[tuple[dict[str, Tensor], str]] = [
+        (
+            {NAME: keep.float()},
+            f"has a mask for {NAME} that is torch.float32 [32, 32, 3, 3], not torch.bool [32, 32, 3, 3]",
+        ),
+        ({NAME: keep.to(torch.uint8)}, f"has a mask for {NAME} that is torch.uint8"),
+        ({NAME: keep[:1]}, f"has a mask for {NAME} that is torch.bool [1, 32, 3, 3], not"),
+        ({NAME: keep.flatten()}, f"has a mask for {NAME} that is torch.bool [9216], not"),
+        ({"bn1.weight": torch.ones(16, dtype=torch.bool)}, "has a mask for 'bn1.weight', which is no prunable weight"),
+        ({"bn1.running_mean": torch.ones(16, dtype=torch.bool)}, "has a mask for 'bn1.running_mean', which is no"),
+        ({"fc.bias": torch.ones(10, dtype=torch.bool)}, "has a mask for 'fc.bias', which is no prunable weight"),
+        ({"nowhere": keep.clone()}, "has a mask for 'nowhere', which is no prunable weight"),
+        ({"": keep.clone()}, "has a mask for '', which is no prunable weight"),
+        (
+            {"conv1.weight": torch.zeros(16, 3, 3, 3, dtype=torch.bool)},
+            f"has {count} weights in conv1.weight that its mask",
+        ),
+    ]
+    for change, text in odd:
+        replace(whole, mask=whole.mask | change).save(path)
+        assert refusal(path).startswith(f"path={path} {text}")
+    linear = {"fc.weight": torch.ones(10, 64, dtype=torch.bool)}  # layers=conv+linear
+    replace(whole, mask=whole.mask | linear).save(path)
+    assert same(load_as(path, "resnet20", 10).mask, whole.mask | linear)
+
+
+def with_header(content: bytes, change: Any) -> bytes:
+    """Return a safetensors file whose header was changed as text."""
+    size = int.from_bytes(content[:8], "little")
+    header = change(content[8 : 8 + size])
+    return len(header).to_bytes(8, "little") + header + content[8 + size :]
+
+
+def test_hostile_headers_and_metadata_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    checkpoint().save(path)
+    whole = path.read_bytes()
+    about = json.loads(safetensors.safe_open(path, framework="pt").metadata()["pruning"])
+    twice = with_header(whole, lambda h: h.replace(b'"layer1.1.conv1.weight"', b'"layer1.1.conv2.weight"'))
+    contents = [twice, with_header(whole, lambda h: h.replace(b'"F32"', b'"F99"'))]
+    contents += [
+        with_header(whole, lambda h: h.replace(b'"F32"', b'"I32"')),
+        with_header(whole, lambda _: b"{" * 10**5),
+    ]
+    for content in contents:
+        path.write_bytes(content)
+        refusal(path)
+    deep: Any = json.loads("[" * 900 + "]" * 900)
+    changes: list[dict[str, Any]] = [{"arch": wrong} for wrong in (None, 5, [], {}, "nothing", "a\nb", "x" * 10**5)]
+    changes += [{"num_classes": wrong} for wrong in (None, -1, 0, 1, 1.5, "10", 10**30, 10**9, True, deep)]
+    constants: list[Any] = [None, 5, "x", [], {"mean": [0.1] * 3}, {"mean": [0.1] * 2, "std": [0.1] * 2}, deep]
+    deviations: list[Any] = [[0.0] * 3, [-1.0] * 3, [math.nan] * 3, "abc", [None] * 3]
+    constants += [{"mean": [0.1] * 3, "std": wrong} for wrong in deviations]
+    changes += [{"normalisation": wrong} for wrong in constants if wrong not in (None, [])]  # which is none
+    for change in changes:
+        tensors = checkpoints.snapshot(network())
+        safetensors.torch.save_file(tensors, path, {"pruning": json.dumps(about | change)})
+        refusal(path)
+    for text in ("[" * 10**5, "nonsense", "[]", "5", "null", '{"arch": "resnet20"}'):
+        safetensors.torch.save_file(tensors, path, {"pruning": text})
+        refusal(path)

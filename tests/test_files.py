@@ -19,7 +19,7 @@ from tests.commands import ROOT
 def test_what_is_written_is_read_the_directory_is_made_and_a_broken_json_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a" / "b" / "x.json"
     assert files.read_json(path) is None
-    values: list[Any] = [{"a": [1, None, 0.1, "é"]}, [], "later"]
+    values: list[Any] = [{"a": [1, None, 0.1, "é"]}, {}]
     for value in values:
         files.write_json(path, value)
         assert files.read_json(path) == value
@@ -29,9 +29,36 @@ def test_what_is_written_is_read_the_directory_is_made_and_a_broken_json_is_an_e
         assert path.read_bytes() == content
     assert [path.name for path in path.parent.iterdir()] == ["x.json"]
     assert files.read_json(path / "none") is None
-    path.write_text('{"a": ')
-    with pytest.raises(ValueError, match="Expecting value"):  # not nothing
-        files.read_json(path)
+    for text, reason in (('{"a": ', "no JSON"), ("[1]", "a list, not a mapping"), ("[" * 10**5, "no JSON")):
+        path.write_text(text)
+        with pytest.raises(files.DamagedError, match=f"^{path} is damaged: it holds {reason}$"):  # not nothing
+            files.read_json(path)
+
+
+def test_who_publishes_first_is_the_one(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "result.json"
+    assert files.publish(path, b"one")
+    assert not files.publish(path, b"other")
+    assert path.read_bytes() == b"one"
+    with ThreadPoolExecutor(8) as pool:
+        won = list(pool.map(lambda i: files.publish(tmp_path / "x", bytes([i])), range(8)))
+    assert won.count(True) == 1
+    assert (tmp_path / "x").read_bytes() == bytes([won.index(True)])
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "x"]
+
+
+def test_a_link_whose_answer_was_lost_is_recognised(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NFS: the link was made, its answer was lost, and the link that is asked for again exists already."""
+    link = os.link
+
+    def lost(*args: Any) -> None:
+        link(*args)
+        link(*args)
+
+    monkeypatch.setattr(os, "link", lost)
+    assert files.publish(tmp_path / "x", b"ours")
+    assert (tmp_path / "x").read_bytes() == b"ours"
+    assert not files.publish(tmp_path / "x", b"other")
 
 
 @pytest.mark.parametrize("before", [None, b"before"])

@@ -53,7 +53,7 @@ class Checkpoint:
         return model.eval()
 
     def check(self) -> Self:
-        """Return it with its floats as float32; UserError, to follow a file's name, if it is no network to use.
+        """Return it in the network's order and types; UserError, to follow a file's name, if it cannot be used.
 
         Its tensors must fit the architecture, their values be finite, its mask be of prunable weights, and what the
         mask prunes be zero.
@@ -64,23 +64,24 @@ class Checkpoint:
         tensors = {**self.weights, **{PREFIX + name: keep for name, keep in self.mask.items()}}
         for name, tensor in tensors.items():
             if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
-                raise UserError(f"{name} is no plain tensor ({tensor.layout}, {tensor.dtype}, {tensor.device})")
+                kind = f"{tensor.layout}, {tensor.dtype}, {tensor.device}"
+                raise UserError(f"holds {name!a}, which is no plain tensor ({kind})")
         found, wanted = ({k: tuple(t.shape) for k, t in some.items()} for some in (self.weights, expected))
         if differences := compare(found, wanted):
             more = f" and {len(differences) - 3} more" if len(differences) > 3 else ""
             fits = f"arch={self.arch} with {self.num_classes} classes"
             raise UserError(f"does not fit {fits}: {'; '.join(differences[:3])}{more}")
-        weights = {name: _as(name, tensor, expected[name].dtype) for name, tensor in self.weights.items()}
+        weights = {name: _as(name, self.weights[name], like.dtype) for name, like in expected.items()}
         names = prunable(model, "conv+linear")
         for name, keep in self.mask.items():
             if name not in names:
-                raise UserError(f"has a mask for {name}, which is no prunable weight")
+                raise UserError(f"has a mask for {name!a}, which is no prunable weight")
             if keep.dtype != torch.bool or keep.shape != wanted[name]:
                 text = f"{keep.dtype} {list(keep.shape)}, not torch.bool {list(wanted[name])}"
                 raise UserError(f"has a mask for {name} that is {text}")
             if wrong := int(torch.count_nonzero(weights[name].masked_fill(keep, 0))):
                 raise UserError(f"has {wrong} weights in {name} that its mask prunes and that are not zero")
-        return replace(self, weights=weights)
+        return replace(self, weights=weights, mask={name: self.mask[name] for name in names if name in self.mask})
 
 
 def _as(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -108,7 +109,7 @@ def compare(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int
         for name, shape in wanted.items()
         if name in found and found[name] != shape
     ]
-    unknown = [f"{name!a} is unknown" for name in found if name not in wanted]
+    unknown = [f"{ascii(name)[1:-1]} is unknown" for name in found if name not in wanted]
     return shapes + missing + unknown
 
 

@@ -58,8 +58,9 @@ def load_as(path: Path, arch: str, num_classes: int, sha256: str | None = None) 
 
 def find_file(path: Path) -> Path:
     """Return the file of a checkpoint, that of a run's directory where `path` is one; UserError if there is none."""
-    file = path / MODEL if path.is_dir() else path
+    file = path
     try:
+        file = path / MODEL if path.is_dir() else path
         kind = "" if file.is_file() else "is no regular file" if file.exists() else "no such file"
     except OSError as error:  # such as a name that is too long, or a directory that may not be looked into
         kind = error.strerror or str(error)

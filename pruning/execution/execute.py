@@ -94,8 +94,7 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
     try:
         context = _context(step, images, env, recorder)
         with naming(step.stage, stage.recipe.KEYS):
-            checkpoint = stage.run(context, recipe)
-        checkpoint.check()
+            checkpoint = _checked(stage.run(context, recipe), step)
         result = report.measure_result(
             step,
             checkpoint,
@@ -114,6 +113,14 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
         raise UserError(f"{run.resume} is not the state of this step ({error}); delete it to start again") from None
     finally:
         recorder.close()
+
+
+def _checked(made: Checkpoint, step: Step) -> Checkpoint:
+    """Return what the stage has made, if it is a network; UserError if it is not: what is not finite is no result."""
+    try:
+        return made.check()
+    except UserError as error:
+        raise UserError(f"what {step.name} made {error}") from None
 
 
 def _check_code(step: Step, recipe: Settings) -> None:

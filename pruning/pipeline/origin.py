@@ -26,11 +26,11 @@ class Origin:
 def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
     """Return the checkpoint that `resume=PATH_OR_ID` names."""
     run = find(runs, str(resume))
-    if run and not run.done:
+    if run and not run.finished():
         raise UserError(f"resume={resume}: that run is not done yet; run its command again first ({run.path})")
     path = run.model if run else Path(str(resume)).expanduser()
     with naming(keys={"path": "resume"}):
-        return read_origin(path.resolve(), arch, num_classes)
+        return read_origin(checkpoints.find_file(path).resolve(), arch, num_classes)
 
 
 @lru_cache

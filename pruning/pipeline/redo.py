@@ -1,6 +1,7 @@
 """`redo=STAGE`: finished steps are moved aside and made anew, for those who have changed the code."""
 
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def set_aside(stage: str | None, steps: Sequence[Step], runs: Path) -> list[Path
             raise UserError(
                 f"redo={stage}: {run.path.name} is made just now by {claims.describe(run.path)}; stop that first"
             )
-    folder = runs / FOLDER / time.strftime("%Y%m%d-%H%M%S")
+    folder = runs / FOLDER / f"{time.strftime('%Y%m%d-%H%M%S')}-{uuid.uuid4().hex[:4]}"
     try:
         for run in reversed(moved):  # children first: if this is stopped, none is left without its parent
             folder.mkdir(parents=True, exist_ok=True)

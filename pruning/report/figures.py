@@ -30,20 +30,7 @@ def measure_result(
     `just_pruned` if these figures are those before finetuning; else they are handed down from the parent, in `runs`.
     `rows` are the step's epochs, `seconds` is what it took. UserError if a loss is not finite.
     """
-    model = checkpoint.network()
-    images = data.train.images
-    counted = cost(model, checkpoint.mask, (3, images.shape[1], images.shape[2]))
-    # torch's types know no memory_format here
-    model.to(images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    measured = measure(model, data, step.precision)
-    if wrong := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
-        raise UserError(f"what {step.name} made is no network: {', '.join(wrong)}")
-    before: Mapping[str, float] | None = None
-    if just_pruned:
-        before = {name: value for name, value in measured.items() if name.startswith("test_")}
-    elif step.parent and not is_file(step.parent):
-        earlier = Run(runs / step.places[step.parent]).result()
-        before = earlier["before"] if earlier else None
+    counted, measured = _cost_of(checkpoint, data), _quality_of(step, checkpoint, data)
     return {
         "id": step.id,
         "stage": step.stage,
@@ -59,6 +46,31 @@ def measure_result(
         **counted,
         "epochs": step.epochs,
         "seconds": seconds,
-        "before": before,
+        "before": _before(step, measured, runs, just_pruned),
         "normalisation": checkpoint.normalisation,
     }
+
+
+def _cost_of(checkpoint: Checkpoint, data: Data) -> dict[str, int]:
+    shape = data.train.images.shape
+    return cost(checkpoint.network(), checkpoint.mask, (3, shape[1], shape[2]))
+
+
+def _quality_of(step: Step, checkpoint: Checkpoint, data: Data) -> dict[str, float]:
+    model = checkpoint.network()
+    # torch's types know no memory_format here
+    model.to(data.train.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    measured = measure(model, data, step.precision)
+    if wrong := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
+        raise UserError(f"what {step.name} made is no network: {', '.join(wrong)}")
+    return measured
+
+
+def _before(step: Step, measured: Mapping[str, float], runs: Path, just_pruned: bool) -> Mapping[str, float] | None:
+    """Return the test figures right after the last pruning: those measured now, or those of the parent."""
+    if just_pruned:
+        return {name: value for name, value in measured.items() if name.startswith("test_")}
+    if step.parent is None or is_file(step.parent):
+        return None
+    parent = Run(runs / step.places[step.parent]).result()
+    return parent["before"] if parent else None

@@ -49,10 +49,10 @@ class Context:
     data: Data
     seed: int
     precision: str  # "fp32" or "bf16"
-    purpose: str = "training"  # the name of its random streams
     parent: Checkpoint | None = None
     inputs: Mapping[str, Checkpoint] = field(default_factory=Inputs)
     hooks: TrainingHooks = field(default_factory=TrainingHooks)
+    purpose: str = "training"  # the name of its random streams
 
     @property
     def start(self) -> Checkpoint:

@@ -92,7 +92,8 @@ def test_the_second_time_nothing_is_made(first: tuple[Command, str], grid: tuple
     assert "; 10 done\n" in done.stdout
     assert "time: nothing to train" in done.stdout
     assert done.stdout.split("\n\n")[1] == printed.split("\n\n")[1]  # the table
-    (sweep,) = recorded_sweeps(command.runs)
+    (sweep,), damaged = recorded_sweeps(command.runs)
+    assert damaged == []
     assert command("stage=status").stdout == f"{sweep.name}: 10 steps, 10 done\n"
 
 

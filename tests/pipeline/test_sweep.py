@@ -124,7 +124,9 @@ def test_cells_share_the_levels_that_they_have_in_common() -> None:
 def test_a_sweep_is_recorded_under_its_title(tmp_path: Path) -> None:
     sweep = sweep_of([(0.3, 0, "finetune"), (0.5, 0, "prune")], tmp_path, "night")
     assert sweep.record() == tmp_path / ".sweeps" / f"{sweep.title}.json"
-    assert [(one.name, [*one.steps]) for one in recorded_sweeps(tmp_path)] == [(sweep.title, sweep.steps)]
+    found, damaged = recorded_sweeps(tmp_path)
+    assert [(one.name, [*one.steps]) for one in found] == [(sweep.title, sweep.steps)]
+    assert damaged == []
 
 
 # differences

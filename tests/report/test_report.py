@@ -95,5 +95,6 @@ def test_the_picture_shows_the_curves_of_the_ancestors(runs: list[Run]) -> None:
 
 
 def test_a_picture_that_cannot_be_written_is_a_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(UserError, match=r"^cannot write .*picture.png"):
-        report.picture(Run(tmp_path / "nowhere"), MASKED)
+        report.picture(Run(tmp_path / "file"), MASKED)

@@ -41,7 +41,8 @@ def place(runs: Path, one: Step, rows: int = 0, **files: Any) -> Run:
     if rows:
         (run.path / "metrics.jsonl").write_text("".join(f'{{"epoch": {i + 1}}}\n' for i in range(rows)))
     if "result" in files:
-        run.model.write_bytes(b"a model")
+        if not run.model.exists():
+            run.model.write_bytes(b"a model")
         files["result"] = figures(one) | files["result"]
     for name, content in files.items():
         write_json(run.path / f"{name}.json", content)
@@ -51,7 +52,7 @@ def place(runs: Path, one: Step, rows: int = 0, **files: Any) -> Run:
 def figures(one: Step) -> dict[str, Any]:
     """Return a whole result of a step, as figures that mean nothing."""
     kinds = get_type_hints(Result)
-    found = {key: 0.0 if kinds[key] is float else 0 for key in Result.__required_keys__}
+    found: dict[str, Any] = {key: 0.0 if kinds[key] is float else 0 for key in Result.__required_keys__}
     found |= {"id": one.id, "stage": one.stage, "parent": one.parent, "dataset": one.dataset["name"]}
     found |= {"arch": one.arch["name"], "seed": one.seed, "percent": one.sparsity or 0.0, "epochs": one.epochs}
     return found | {"before": None, "train_loss": None}

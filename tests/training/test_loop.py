@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pruning import archs, masks, rng
 from pruning.data import Data, Split, train_batches
 from pruning.errors import Interrupted, UserError
-from pruning.training import ResumeState, TrainingHooks, TrainRecipe, evaluate, fit, measure
+from pruning.training import ResumeState, StateError, TrainingHooks, TrainRecipe, evaluate, fit, measure
 from tests import reference
 from tests.helpers import CLOCK, equal
 
@@ -129,7 +129,8 @@ def test_the_mask_may_be_empty_or_leave_nothing_of_a_layer_and_the_usual_seed_is
 def test_each_epoch_gives_a_row(tiny: Data) -> None:
     hooks, model = Memory(), network()
     fit(model, tiny, replace(SGD, lr=1e-30), hooks=hooks)  # the weights stay as they are
-    assert [(row["epoch"], row["lr"]) for row in hooks.rows] == [(1, 5e-31), (2, 0.0)]  # of the step after it
+    assert [row["epoch"] for row in hooks.rows] == [1, 2]
+    assert [row["lr"] for row in hooks.rows] == pytest.approx([6e-31, 1e-31], rel=1e-9)  # of its last step
     last = measure(model, tiny, "fp32")
     assert hooks.rows[-1] == last | {key: hooks.rows[-1][key] for key in ("epoch", "lr", "train_loss", "train_top1")}
     model.train().requires_grad_(False)
@@ -150,6 +151,40 @@ def test_divergence_is_reported(tiny: Data) -> None:
     with pytest.raises(UserError, match=r"^lr=1e\+30 is too high: .*, the loss is \w+ in epoch 1$") as caught:
         fit(network(), tiny, TrainRecipe(epochs=2, batch_size=10, lr=1e30))
     assert caught.value.parameter == "lr"
+
+
+@pytest.mark.parametrize("lr", [1e12, 1e30, 1e38])
+def test_divergence_in_the_very_last_update_is_reported(tiny: Data, lr: float) -> None:
+    """The loss of a step is that before its update, so only a measurement can see what the last one has done."""
+    hooks = Memory()
+    recipe = TrainRecipe(epochs=1, batch_size=45, lr=lr)
+    with pytest.raises(UserError, match=r"^lr=1e\+\d+ is too high: .*, the test_loss is \w+ in epoch 1$"):
+        fit(network(), tiny, recipe, hooks=hooks)
+    assert (hooks.rows, hooks.saved) == ([], None)
+
+
+def test_another_purpose_draws_other_batches(tiny: Data) -> None:
+    """Else finetuning would repeat the order, the crops and the flips of training."""
+    fits = [trained(tiny, SGD, Memory(), purpose=purpose) for purpose in ("train", "train", "finetune at 0.8")]
+    assert equal(fits[0], fits[1])
+    assert not equal(fits[0], fits[2])
+
+
+@pytest.mark.parametrize("break_it", ["model", "optimizer", "sums", "epoch", "batch", "gone"])
+def test_a_state_of_another_training_is_refused(tiny: Data, break_it: str) -> None:
+    hooks = Memory(stop=3)
+    with pytest.raises(Interrupted):
+        trained(tiny, SGD, hooks)
+    assert hooks.saved
+    state = torch.load(io.BytesIO(hooks.saved), weights_only=True)
+    if break_it == "gone":
+        state.pop("model")
+    else:
+        wrong: dict[str, Any] = {"model": {"x": torch.ones(1)}, "optimizer": [], "sums": torch.ones(3)}
+        state[break_it] = wrong.get(break_it, 10**6)
+    hooks.save(state)
+    with pytest.raises(StateError):
+        trained(tiny, SGD, Memory(saved=hooks.saved))
 
 
 def test_the_seed_decides_and_nothing_that_torch_draws_elsewhere(tiny: Data) -> None:
