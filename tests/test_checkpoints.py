@@ -394,8 +394,9 @@ def test_hostile_headers_and_metadata_are_one_line(tmp_path: Path) -> None:
         path.write_bytes(content)
         refusal(path)
     deep: Any = json.loads("[" * 900 + "]" * 900)
-    changes: list[dict[str, Any]] = [{"arch": wrong} for wrong in (None, 5, [], {}, "nothing", "a\nb", "x" * 10**5)]
-    changes += [{"num_classes": wrong} for wrong in (None, -1, 0, 1, 1.5, "10", 10**30, 10**9, True, deep)]
+    names: list[Any] = [None, 5, [], {}, "nothing", "a\nb", "x" * 10**5]
+    numbers: list[Any] = [None, -1, 0, 1, 1.5, "10", 10**30, 10**9, True, deep]
+    changes = [{"arch": wrong} for wrong in names] + [{"num_classes": wrong} for wrong in numbers]
     constants: list[Any] = [None, 5, "x", [], {"mean": [0.1] * 3}, {"mean": [0.1] * 2, "std": [0.1] * 2}, deep]
     deviations: list[Any] = [[0.0] * 3, [-1.0] * 3, [math.nan] * 3, "abc", [None] * 3]
     constants += [{"mean": [0.1] * 3, "std": wrong} for wrong in deviations]

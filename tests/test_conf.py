@@ -54,7 +54,7 @@ def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
 def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path) -> None:
     choice = (f"{group}={name}", *([f"dataset.root={folder}"] if name == "image_folder" else []))
     config = composed(*choice)
-    assert set(config) == {"dataset", "arch", "stage", "levels", "seed", "resume", "env", *STAGES}
+    assert set(config) == {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", *STAGES}
     if group not in ("recipe", "levels"):
         assert config[group]["criterion" if group == "prune" else "name"] == name
     assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
