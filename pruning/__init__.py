@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pruning.stages import STAGES, Context, Stage
     from pruning.training import OPTIMIZERS, SCHEDULES, TrainRecipe, evaluate, fit
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
 
 _HOMES = {
     "pruning.archs": ("ARCHS", "build", "initialise"),
