@@ -16,6 +16,7 @@ from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
 from pruning.runs import VERSION, Ref, Result, Run, Step, claims, is_file
+from pruning.runs.chain import chain_settings
 from pruning.runs.provenance import describe
 from pruning.settings import Settings
 from pruning.stages import STAGES, Context, Inputs, code_of, fed_as
@@ -88,7 +89,7 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
     recorder.begin(describe(env.torch_device()))
     images = _dataset(step, env, reporter)
     reporter.begin(step.name, step.epochs * len(images.train), len(recorder.rows) * len(images.train))
-    config = step.spec | {"percent": step.sparsity or 0.0}
+    config = chain_settings(step, env.runs) | step.spec | {"percent": step.sparsity or 0.0}
     about = {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
     recorder.tracker = tracking.tracker(asdict(env.wandb), about, recorder.rows, env.runs / ".wandb", reporter.note)
     try:

@@ -12,7 +12,8 @@ from pruning.data import Progress
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.pipeline.plan import chain, graph, missing
-from pruning.runs import Step, is_file
+from pruning.runs import Step
+from pruning.runs.chain import own_settings
 from pruning.runs.records import record_sweep
 
 
@@ -137,14 +138,8 @@ def flatten(steps: Sequence[Step]) -> dict[str, dict[str, str]]:
     """
     found: dict[str, dict[str, str]] = {}
     for step in steps:
-        named = {"dataset": step.dataset["name"], "arch": step.arch["name"], "seed": str(step.seed)}
-        others = {key: value for key, value in step.dataset.items() if key not in ("name", "fingerprint")}
-        named |= {f"dataset.{key}": plain(value) for key, value in others.items()}
-        if step.parent and is_file(step.parent):
-            named["resume"] = step.places[step.parent]
-        own = {f"{step.stage}.{key}": plain(value) for key, value in step.recipe.items()}
-        own |= {f"{step.stage}.precision": step.precision} if step.epochs else {}
-        found[step.id] = named | found.get(step.parent or "", {}) | own
+        own = {key: plain(value) for key, value in own_settings(step).items()}
+        found[step.id] = found.get(step.parent or "", {}) | own
     return found
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from pruning import report, tracking
 from pruning.errors import UserError
 from pruning.files import DamagedError
-from pruning.pipeline.sweep import Sweep
+from pruning.pipeline.sweep import Sweep, differences
 from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
 from pruning.runs.records import recorded_jobs, recorded_sweeps
 from pruning.stages import STAGES
@@ -74,8 +74,11 @@ def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> 
 def sweep_text(sweep: Sweep, took: float) -> str:
     """Return the table of the cells that are done, and what was made in `took` seconds."""
     results = {step.id: Run.for_step(step, sweep.env.runs).result() for step in sweep.steps}
-    done = [(result, sweep.env.runs / step.name) for step in sweep.wanted if (result := results[step.id])]
-    shown = report.text(report.table(done), tuple(report.COLUMNS)) if done else "no cell is done"
+    cells = differences(sweep.steps)
+    done = [(step, result) for step in sweep.wanted if (result := results[step.id])]
+    table = report.table((result, sweep.env.runs / step.name) for step, result in done)
+    rows = [(cells[step.id], *row) for (step, _), row in zip(done, table, strict=True)]
+    shown = report.text(rows, ("cell", *report.COLUMNS)) if done else "no cell is done"
     seconds = {id: result["seconds"] if result else 0.0 for id, result in results.items()}
     alone = sum(seconds[step.id] for chain in sweep.chains for step in chain)
     once = sum(seconds.values())

@@ -12,6 +12,7 @@ from pruning.data import Data
 from pruning.errors import UserError
 from pruning.masks import cost, sparsity
 from pruning.runs import Result, Run, Step, is_file
+from pruning.runs.chain import chain_settings
 from pruning.training import measure
 
 
@@ -48,6 +49,7 @@ def measure_result(
         "seconds": seconds,
         "before": _before(step, measured, runs, just_pruned),
         "normalisation": checkpoint.normalisation,
+        "settings": chain_settings(step, runs),
     }
 
 

@@ -47,6 +47,7 @@ class Result(TypedDict):
     before: Mapping[str, float] | None  # test_top1, test_top5, test_loss right after the last pruning
     model_sha256: NotRequired[str]  # of model.safetensors; since 0.3, like what follows
     normalisation: NotRequired[Mapping[str, Any]]  # mean and std of each channel that the network is fed with
+    settings: NotRequired[Mapping[str, Any]]  # of the whole chain, flat, like train.lr: what tells results apart
 
 
 @dataclass(frozen=True)
@@ -206,8 +207,8 @@ def every(runs: Path) -> Iterator[Run]:
 def results(runs: Path | str = "runs") -> list[dict[str, Any]]:
     """Return a flat row for each run in `runs` that is done, by name: `pandas.DataFrame(results())`.
 
-    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., and `run`, the directory. A
-    result that is damaged is left out, with a warning.
+    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., those of `settings` as they
+    are (`prune.criterion`), and `run`, the directory. A result that is damaged is left out, with a warning.
     """
     rows = []
     for run in every(Path(runs)):
@@ -217,7 +218,8 @@ def results(runs: Path | str = "runs") -> list[dict[str, Any]]:
             warnings.warn(str(error), stacklevel=2)
             continue
         if result:
-            row: dict[str, Any] = {key: value for key, value in result.items() if key != "before"}
+            row = dict(result.get("settings", {}))
+            row |= {key: value for key, value in result.items() if key not in ("before", "settings")}
             row |= {f"before_{key}": value for key, value in (result["before"] or {}).items()}
             rows.append(row | {"run": str(run.path)})
     return rows
