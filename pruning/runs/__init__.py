@@ -1,6 +1,7 @@
 """Steps and the directories that they leave."""
 
-from pruning.runs.run import Result, Run, every, find, lineage, results
+from pruning.runs.result import Result
+from pruning.runs.run import Run, every, find, lineage, results
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
 from pruning.runs.step import VERSION, Ref, Step, is_file
 
