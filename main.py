@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.messages import one_line
+from pruning.tracking import forgive
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -72,5 +73,6 @@ def show_status(config: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    forgive()
     with one_line():
         main()

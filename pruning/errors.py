@@ -18,6 +18,11 @@ class UserError(ValueError):
         self.parameter = parameter
 
 
+def printable(text: str) -> str:
+    """Return `text` on one line: what is not to be seen, like a line break, as an escape."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 class Interrupted(Exception):
     """Asked to stop; everything needed to continue has been saved."""
 

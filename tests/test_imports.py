@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pruning"
 
 LEVELS = {  # each imports lower levels only; docs/design.md draws it
-    0: ("errors", "rng", "processes", "tracking"),
-    1: ("files", "settings"),
+    0: ("errors", "rng", "processes"),
+    1: ("files", "settings", "tracking"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),
     4: ("stages", "report"),

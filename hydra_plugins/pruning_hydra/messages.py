@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from hydra.errors import MissingConfigException
 from omegaconf.errors import OmegaConfBaseException
 
-from pruning.errors import Interrupted, UserError
+from pruning.errors import Interrupted, UserError, printable
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[
     except Exception as error:
         if full:
             raise
-        print(f"error: {explain(error)}", file=sys.stderr)
+        print(f"error: {printable(explain(error))}", file=sys.stderr)
         sys.exit(1)
     finally:
         os.environ.pop("HYDRA_FULL_ERROR")

@@ -11,7 +11,7 @@ from pathlib import Path
 from pruning import data, report, tracking
 from pruning.checkpoints import ChangedError, Checkpoint, load, load_as
 from pruning.env import Env
-from pruning.errors import Interrupted, UserError, naming
+from pruning.errors import Interrupted, UserError, naming, printable
 from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
@@ -186,5 +186,6 @@ def _loaded(
 
 def last_line(error: BaseException) -> str:
     """Return what a traceback would end with, in one line; for a UserError its text."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, UserError):
+        return printable(str(error))
+    return printable(f"{type(error).__name__}: {' '.join(str(error).split())}")

@@ -3,7 +3,7 @@
 import signal
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
 
 
 class StopRequest:
@@ -14,7 +14,10 @@ class StopRequest:
         self.before: dict[int, Any] = {}
 
     def __enter__(self) -> "StopRequest":
-        self.before = {number: signal.signal(number, self.ask) for number in SIGNALS}
+        # nohup ignores SIGHUP, so that the end of a terminal is not that of the run
+        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        asking = [number for number in SIGNALS if number != signal.SIGHUP or not nohup]
+        self.before = {number: signal.signal(number, self.ask) for number in asking}
         return self
 
     def __exit__(self, *_: object) -> None:

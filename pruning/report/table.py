@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.checkpoints import Checkpoint
+from pruning.errors import printable
 from pruning.runs import Result
 
 Row = Mapping[str, Any]
@@ -44,6 +45,7 @@ def table(results: Iterable[tuple[Result, Path]]) -> list[tuple[str, ...]]:
 
 def text(rows: Sequence[tuple[str, ...]], columns: Sequence[str]) -> str:
     """Return the table as aligned lines; numbers to the right."""
+    rows = [tuple(map(printable, row)) for row in rows]
     widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
     right = [all(row[i][:1] in "0123456789" for row in rows) for i in range(len(columns))]
     lines = [

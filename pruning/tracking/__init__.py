@@ -3,6 +3,17 @@
 from pruning.tracking.agent import adopt_agent, answer_agent
 from pruning.tracking.console import Reporter, reporter
 from pruning.tracking.live import LiveTable, live_table
+from pruning.tracking.terminal import forgive
 from pruning.tracking.wandb import Tracker, tracker
 
-__all__ = ["LiveTable", "Reporter", "Tracker", "adopt_agent", "answer_agent", "live_table", "reporter", "tracker"]
+__all__ = [
+    "LiveTable",
+    "Reporter",
+    "Tracker",
+    "adopt_agent",
+    "answer_agent",
+    "forgive",
+    "live_table",
+    "reporter",
+    "tracker",
+]

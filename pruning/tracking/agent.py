@@ -4,6 +4,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pruning.tracking.wandb import first_line
+
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
 
@@ -19,6 +21,13 @@ def answer_agent(agent: dict[str, str], result: dict[str, Any], home: Path) -> N
     """Give the agent the result of its cell, in the run that it has reserved; W&B's files go into `home`."""
     if not agent:
         return
+    try:
+        _answer(agent, result, home)
+    except (Exception, SystemExit) as error:  # the result is on the disk; an agent that is not told of it harms nobody
+        print(f"W&B's agent could not be answered: {first_line(error)}", flush=True)
+
+
+def _answer(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:
     import wandb
 
     settings = wandb.Settings(

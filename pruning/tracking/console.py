@@ -4,12 +4,14 @@ import sys
 import time
 from typing import Any
 
+from pruning.errors import printable
+
 
 class Reporter:
     """Plain lines, one per epoch."""
 
     def note(self, text: str) -> None:
-        print(text, flush=True)
+        print(lines(text), flush=True)
 
     def begin(self, name: str, images: int, done: int) -> None:
         """A step of `images` image passes starts, `done` of them in an earlier attempt."""
@@ -50,7 +52,7 @@ class RichReporter(Reporter):
         self.text, self.since, self.images = "", 0.0, 0
 
     def note(self, text: str) -> None:
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        self.console.print(lines(text), highlight=False, markup=False, soft_wrap=True)
 
     def begin(self, name: str, images: int, done: int) -> None:
         self.bars.start()
@@ -78,6 +80,11 @@ class RichReporter(Reporter):
             self.bars.stop()
             self.bars.remove_task(self.task)
             self.task = None
+
+
+def lines(text: str) -> str:
+    """Return lines in which every character can be seen."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def figures(metrics: dict[str, Any]) -> str:

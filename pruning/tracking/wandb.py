@@ -2,8 +2,8 @@
 
 Online, rows are handed to the client as they come (it sends them every 15 seconds or so); after a kill, the rows that
 the server does not have yet are sent from metrics.jsonl, so no epoch is missing or doubled. Offline, the run is written
-once, when the step is done: an offline run cannot be continued. Whatever goes wrong here is printed once and never
-stops a run.
+once, when the step is done: an offline run cannot be continued. It has only what no online attempt has handed over, so
+that `wandb sync` doubles nothing. Whatever goes wrong here is printed once and never stops a run.
 """
 
 import os
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
 QUIET = 600  # seconds without another try after the server did not answer
 INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
 FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
@@ -53,7 +54,7 @@ class WandbTracker(Tracker):
         elif mode == "online":
             try:
                 self.start()
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 import wandb
 
                 wandb.teardown()  # the service that failed still holds the id
@@ -91,16 +92,37 @@ class WandbTracker(Tracker):
         )
         self.run.define_metric("epoch")
         self.run.define_metric("*", step_metric="epoch")
-        known = self.run.summary.get("epoch", 0) or 0
+        known = self.handed_over() if self.mode == "offline" else self.run.summary.get("epoch", 0) or 0
         for row in self.rows:
             if row["epoch"] > known:
-                self.run.log(row)
+                self.log(row)
 
     def row(self, metrics: dict[str, Any]) -> None:
         if self.run:
-            self.run.log(metrics)
+            self.log(metrics)
         else:
             self.rows.append(metrics)
+
+    def log(self, row: dict[str, Any]) -> None:
+        self.run.log(row)
+        if self.mode == "online":
+            self.sent.write_text(str(row["epoch"]))
+
+    @property
+    def sent(self) -> Path:
+        """Says the last epoch that was given to a client with a server."""
+        return self.home / f"{self.about['id']}.sent"
+
+    def handed_over(self) -> int:
+        """Return the last epoch that an online attempt has given to the client, 0 if there was none.
+
+        Whether it has arrived cannot be known without the server. Offline it is left out, because `wandb sync` appends,
+        and an epoch that is missing in W&B does less harm than one that stands there twice; metrics.jsonl has all.
+        """
+        try:
+            return int(self.sent.read_text())
+        except (OSError, ValueError):
+            return 0
 
     def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
         import wandb
@@ -136,7 +158,7 @@ class BestEffort(Tracker):
     def guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except Exception as error:  # whatever fails here must not fail the run
+        except (Exception, SystemExit) as error:  # whatever fails here must not fail the run
             self.inner = Tracker()
             self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
 
@@ -150,16 +172,16 @@ class BestEffort(Tracker):
         self.guard(self.inner.close)
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """Return the first line of what went wrong, at most 160 characters."""
-    return (str(error) or type(error).__name__).splitlines()[0][:160]
+    return next(iter(str(error).split("\n")), "").strip()[:160] or type(error).__name__
 
 
 def mode_of(settings: dict[str, Any]) -> str:
     """Return online, offline or disabled: `env.wandb.mode`, else WANDB_MODE, else online where a key is set up."""
     mode = settings.get("mode") or os.environ.get("WANDB_MODE")
     if mode:
-        return str(mode)
+        return ALIASES.get(str(mode), str(mode))
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
@@ -175,6 +197,9 @@ def tracker(
     note: Callable[[str], None],
 ) -> Tracker:
     """Return the tracker of one step; `about` has id, name, stage, config."""
-    if (mode := mode_of(settings)) == "disabled":
-        return Tracker()
-    return BestEffort(lambda: WandbTracker(mode, settings, about, list(rows), home, note), note)
+
+    def make() -> Tracker:
+        mode = mode_of(settings)
+        return Tracker() if mode == "disabled" else WandbTracker(mode, settings, about, list(rows), home, note)
+
+    return BestEffort(make, note)
