@@ -182,6 +182,7 @@ def mode_of(settings: dict[str, Any]) -> str:
     mode = settings.get("mode") or os.environ.get("WANDB_MODE")
     if mode:
         return ALIASES.get(str(mode), str(mode))
+    os.environ.pop("WANDB_MODE", None)  # empty, which W&B takes for a mode that it does not know
     os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 

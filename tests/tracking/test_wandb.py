@@ -102,6 +102,12 @@ def test_the_setting_decides_the_mode_before_the_variable(monkeypatch: pytest.Mo
     assert mode_of({"mode": "offline"}) == "offline"
 
 
+def test_an_empty_variable_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WANDB_MODE", "")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert mode_of({"mode": None}) == "offline"
+
+
 def test_wandb_is_not_imported_where_it_is_disabled() -> None:
     code = (
         "import sys; from pathlib import Path; from pruning import tracking; from pruning.execution import execute\n"
@@ -132,4 +138,6 @@ def test_a_tracker_that_fails_says_so_once(tmp_path: Path) -> None:
     assert [note.partition(": ")[0] for note in notes] == ["W&B has failed, the local record goes on alone"] * 2
     assert str(tmp_path / "file") in notes[0]
     assert notes[1].endswith(": no")
-    assert type(tracker({"mode": "disabled"}, about, [], tmp_path, notes.append)) is Tracker
+    disabled = tracker({"mode": "disabled"}, about, [], tmp_path, notes.append)
+    assert isinstance(disabled, BestEffort)
+    assert type(disabled.inner) is Tracker
