@@ -27,6 +27,7 @@ class Request:
     dataset: Mapping[str, Any]  # what is hashed of it
     root: str | None  # the directory of an image_folder
     num_classes: int
+    images: data.Info
     arch: str
     seed: int
     levels: Levels
@@ -47,9 +48,10 @@ class Request:
             check_choice("a key of the config", key, NODES | STAGES.keys())
         for key in group("stage", config):
             check_choice("a setting of stage", key, ("name",))
-        if (seed := value_of("seed", config["seed"], int)) < 0:
+        if (seed := value_of("seed", config.get("seed"), int)) < 0:
             raise UserError(f"seed must be a whole number >= 0, got {seed}")
-        dataset, root, num_classes = read_dataset(config["dataset"], env, progress)
+        dataset, root, info = read_dataset(config.get("dataset"), env, progress)
+        num_classes = info.num_classes
         arch = read_arch(group("arch", config))
         nodes = {name: config[name] for name in STAGES if name in config}
         for name, node in nodes.items():  # also those that this result does not need
@@ -57,11 +59,17 @@ class Request:
             if not STAGES[name].recipe.missing(node):
                 STAGES[name].recipe.read(node, name)
         resume = config.get("resume")
+        if (size := info.size) and not archs.accepts(arch, num_classes, size):
+            raise UserError(
+                f"arch={arch} cannot take the images of dataset={dataset['name']}, which are {size[1]}x{size[0]}: "
+                f"make them {archs.SIZE}x{archs.SIZE}, or choose another network"
+            )
         return cls(
             nodes=nodes,
             dataset=dataset,
             root=root,
             num_classes=num_classes,
+            images=info,
             arch=arch,
             seed=seed,
             levels=Levels.read(config.get("levels", {}), "levels"),
