@@ -12,7 +12,7 @@ from pruning.errors import UserError, check_choice, naming
 from pruning.masks import Levels
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
-from pruning.settings import Settings, value_of
+from pruning.settings import Settings, path_of, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
 
 NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep"}  # and the nodes of the stages
@@ -59,11 +59,6 @@ class Request:
             if not STAGES[name].recipe.missing(node):
                 STAGES[name].recipe.read(node, name)
         resume = config.get("resume")
-        if (size := info.size) and not archs.accepts(arch, num_classes, size):
-            raise UserError(
-                f"arch={arch} cannot take the images of dataset={dataset['name']}, which are {size[1]}x{size[0]}: "
-                f"make them {archs.SIZE}x{archs.SIZE}, or choose another network"
-            )
         return cls(
             nodes=nodes,
             dataset=dataset,
@@ -180,16 +175,16 @@ def read_arch(node: Mapping[str, Any]) -> str:
     return check_choice("arch", node["name"], archs.ARCHS)
 
 
-def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, int]:
-    """Return what is hashed of the dataset, its directory if it is one, and its number of classes."""
+def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
+    """Return what is hashed of the dataset, its directory if it is one, and what is known of it."""
     settings = data.DatasetSettings.read(node, "dataset")
     if settings.root is not None:
-        settings = replace(settings, root=str(Path(settings.root).expanduser().resolve()))
+        settings = replace(settings, root=str(path_of("dataset.root", settings.root).resolve()))
     with naming("dataset"):
         info = described(settings, env.data, progress)
     hashed = {key: value for key, value in settings.non_defaults().items() if key != "root"}
     hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
-    return hashed, settings.root, info.num_classes
+    return hashed, settings.root, info
 
 
 @lru_cache
