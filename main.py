@@ -11,6 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
+from hydra_plugins.pruning_hydra.compose import check_groups
 from hydra_plugins.pruning_hydra.messages import one_line
 from pruning.tracking import forgive
 
@@ -21,7 +22,7 @@ def main(composed: DictConfig) -> None:
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
-        if config["stage"]["name"] == "status":
+        if (config.get("stage") or {}) == {"name": "status"}:
             show_status(config)
         elif launcher.single_in_process:
             launcher.settings()  # refused also where they are not needed
@@ -40,11 +41,11 @@ def make(config: dict[str, Any]) -> None:
     from pruning.pipeline import plan, redo
     from pruning.runs import Run
 
-    env = Env.from_config(config["env"])
+    env = Env.from_config(config.get("env"))
     env.prepare()
     reporter, agent = tracking.reporter(), tracking.adopt_agent()
     steps = plan.chain(config, env, progress=reporter.work)
-    redo.announce(config["redo"], steps, env.runs)
+    redo.announce(config.get("redo"), steps, env.runs)
     missing = plan.missing(steps, steps[-1:], env.runs)
     there = [step for step in steps if step not in missing and Run.for_step(step, env.runs).done]
     for step in steps:
@@ -69,10 +70,11 @@ def show_status(config: dict[str, Any]) -> None:
     from pruning.env import Env
     from pruning.pipeline.watch import status_text
 
-    print(status_text(Env.from_config(config["env"]).runs))
+    print(status_text(Env.from_config(config.get("env")).runs))
 
 
 if __name__ == "__main__":
     forgive()
     with one_line():
+        check_groups(sys.argv[1:])
         main()

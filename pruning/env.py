@@ -37,12 +37,12 @@ class Env(Settings):
     runs: Path = Path("runs")
     data: Path = Path("data")
     device: str = "auto"
-    threads: int | None = setting(None, least=1)
+    threads: int | None = setting(None, least=1, most=4096)
     imports: tuple[str, ...] = ()  # modules to import first: they may add criteria, scopes, stages, ...
     wandb: WandbSettings = WandbSettings()
 
     @classmethod
-    def from_config(cls, node: Mapping[str, Any]) -> Self:
+    def from_config(cls, node: Any) -> Self:
         """Read the node `env` of a config, and import the modules that it names; UserError if anything is wrong."""
         env = cls.read(node, "env")
         for name in env.imports:

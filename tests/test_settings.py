@@ -61,7 +61,7 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
         ("train.decay", 0, "must be > 0, got 0"),
         ("train.label_smoothing", 1, "must be in [0, 1), got 1"),
         ("train.milestones", "0.5", "must be a list of numbers like [0.5,0.75], got '0.5'"),
-        ("train.milestones", [0.5, 75], "must be in [0, 1], got 75; did you mean 0.75?"),
+        ("train.milestones", [0.5, 75], "must be in [0, 1], got 75"),
         ("train.betas", [0.9, 1.0], "must be in [0, 1), got 1"),
         ("train.betas", [0.9], "must be two numbers like [0.9,0.999], got [0.9]"),
     ],

@@ -6,12 +6,20 @@ Hydra itself composes each job from the YAML files again, which takes a tenth of
 import copy
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from pruning.errors import UserError
+
+NODES = ("hydra.launcher", "hydra.sweeper")  # Hydra makes objects of them, before anything here is asked
+CONF = Path(__file__).parents[2] / "conf"
 
 
 def configs(context: HydraContext, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
@@ -31,17 +39,50 @@ def configs(context: HydraContext, master: DictConfig, jobs: Sequence[Sequence[s
         return whole
 
     def config(job: Sequence[str]) -> dict[str, Any]:
-        plain = [text for text in job if sets_value(text)]
-        base = copy.deepcopy(composed(tuple(text for text in job if text not in plain)))
-        for override in map(parsed, plain):
-            OmegaConf.update(base, override.key_or_group, override.value(), merge=True)
+        whole = tuple(text for text in job if not sets_value(text))
+        base = copy.deepcopy(composed(whole))
+        # in order, by Hydra's own function: `key=`, `+key=`, `++key=` and `~key` mean what they mean without -m
+        ConfigLoaderImpl._apply_overrides_to_config([parsed(text) for text in job if text not in whole], base)
         return cast("dict[str, Any]", OmegaConf.to_container(base, resolve=True))
 
     @cache  # Hydra looks for a group's options for ten milliseconds
     def sets_value(text: str) -> bool:
         override = parsed(text)
-        return not (
-            override.is_add() or override.is_force_add() or override.is_delete()
-        ) and not loader.get_group_options(override.key_or_group)
+        if override.key_or_group.partition(".")[0] == "hydra":
+            return False
+        if isinstance(override.value(), dict) or not loader.get_group_options(override.key_or_group):
+            return True
+        check_group(override)
+        return False
 
     return [config(job) for job in jobs]
+
+
+def check_group(override: Override) -> None:
+    """Raise a UserError if a group is given a number or null; Hydra's own error does not say which group."""
+    key, value = override.key_or_group, override.value()
+    for name in value if isinstance(value, list) else [value]:
+        if not override.is_delete() and not isinstance(name, str):
+            shown = "null" if name is None else name
+            raise UserError(
+                f"{key} must be the name of one of its options, got {shown!r}; python main.py --help lists them"
+            )
+
+
+def check_groups(arguments: Sequence[str]) -> None:
+    """Check the groups among the command line's overrides as `check_group` does; what is not understood is Hydra's."""
+    parser = OverridesParser.create()
+    for text in arguments:
+        try:
+            override = parser.parse_override(text)
+            value = override.value()
+        except HydraException:  # an option such as -m, or what Hydra will refuse
+            continue
+        key = override.key_or_group
+        if override.is_sweep_override() or isinstance(value, dict):
+            continue
+        if key in NODES:
+            shown = "null" if value is None else value
+            raise UserError(f"{key} must stay a group of settings, got {shown!r}; give {key.replace('.', '/')}=NAME")
+        if (CONF / key).is_dir():
+            check_group(override)

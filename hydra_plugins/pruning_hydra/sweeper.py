@@ -5,6 +5,8 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from pruning.errors import UserError
+
 
 class GridSweeper(BasicSweeper):
     """Every combination of `key=a,b,c`, like Hydra's own sweeper, but all in one call.
@@ -14,6 +16,13 @@ class GridSweeper(BasicSweeper):
     """
 
     def sweep(self, arguments: list[str]) -> Any:
+        if self.max_batch_size is not None:
+            raise UserError(
+                f"hydra.sweeper.max_batch_size must be null, got {self.max_batch_size!r}: a sweep is one graph here; "
+                "hydra.launcher.workers or array_parallelism limits what runs at once"
+            )
+        if self.params is not None and not hasattr(self.params, "items"):
+            raise UserError(f"hydra.sweeper.params must be a group like {{seed: '0,1'}}, got {self.params!r}")
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)

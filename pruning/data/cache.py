@@ -25,12 +25,11 @@ def write_text(path: Path, text: str) -> None:
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
     """Return the tensors of a safetensors file, on the CPU, or None if there is no whole file."""
-    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
         return load_file(path)
-    except (OSError, SafetensorError):
+    except Exception:  # noqa: BLE001 (whatever is in it, or is not: it is made again)
         return None
 
 

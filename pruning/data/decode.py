@@ -2,9 +2,12 @@
 
 import io
 import os
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,6 +15,9 @@ from torch import Tensor
 
 from pruning.data.values import Progress
 from pruning.errors import UserError
+
+Size = tuple[int, int]
+"""Height and width of an image."""
 
 CHUNK = 128  # files per task: one task per small image spends its time on the queue
 
@@ -43,34 +49,62 @@ def in_chunks(work: Callable[[int], None], n: int, label: str, progress: Progres
             raise
 
 
+@contextmanager
+def huge_is_an_error() -> Iterator[None]:
+    """Make an error of Pillow's warning that an image is absurdly large. Not for threads: around them."""
+    from PIL import Image
+
+    with warnings.catch_warnings(action="error", category=Image.DecompressionBombWarning):
+        yield
+
+
+@huge_is_an_error()
 def decode(files: Sequence[Path], progress: Progress | None = None) -> Tensor:
     """Return uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size."""
-    first = decode_one(files[0])
-    images = torch.empty(len(files), *first.shape, dtype=torch.uint8)
+    size = first_size(files)
+    images = torch.empty(len(files), *size, 3, dtype=torch.uint8)
 
     def fill(i: int) -> None:
-        image = decode_one(files[i])
-        if image.shape != first.shape:
-            sizes = f"{_size(image)}, but {files[0]} is {_size(first)}"
-            raise UserError(f"all images must have one size: {files[i]} is {sizes}")
-        images[i] = image
+        with opened(files[i], read(files[i])) as image:
+            check_size(files[i], size_of(image), files[0], size)
+            images[i] = torch.from_numpy(np.array(image.convert("RGB")))
 
     in_chunks(fill, len(files), "decode images", progress)
     return images
 
 
-def decode_one(path: Path) -> Tensor:
-    """Return one image as uint8 (H, W, 3)."""
+def first_size(files: Sequence[Path]) -> Size:
+    """Return height and width of the first file, which all must have."""
+    with opened(files[0], read(files[0])) as image:
+        return size_of(image)
+
+
+@contextmanager
+def opened(path: Path, data: bytes) -> Iterator[Any]:
+    """Give the Pillow image in `data`, of which only the header is read so far; a UserError names `path`."""
     from PIL import Image
 
-    data = read(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.mode[0] in "IF":  # Pillow would clip it to white
                 raise ValueError(f"more than 8 bits a channel (Pillow mode {image.mode})")
-            return torch.from_numpy(np.array(image.convert("RGB")))
+            yield image
+    except UserError:
+        raise
     except Exception as error:  # the decoders raise nearly everything, SyntaxError included
         raise UserError(f"{path} is not a readable image: {_reason(error)}") from error
+
+
+def size_of(image: Any) -> Size:
+    """Return height and width."""
+    return image.height, image.width
+
+
+def check_size(path: Path, size: Size, first: Path, expected: Size) -> None:
+    """Raise a UserError if an image has not the size of the first."""
+    if size != expected:
+        sizes = f"{_size(size)}, but {first} is {_size(expected)}"
+        raise UserError(f"all images must have one size: {path} is {sizes}")
 
 
 def _reason(error: Exception) -> str:
@@ -79,5 +113,5 @@ def _reason(error: Exception) -> str:
     return "unknown format" if "BytesIO object" in text else text or type(error).__name__
 
 
-def _size(image: Tensor) -> str:
-    return f"{image.shape[1]}x{image.shape[0]}"
+def _size(size: Size) -> str:
+    return f"{size[1]}x{size[0]}"

@@ -6,6 +6,9 @@ so that a folder is decoded once.
 
 import hashlib
 import os
+import re
+import stat
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +17,12 @@ import torch
 from torch import Tensor
 
 from pruning.data import cache as store
-from pruning.data.decode import decode, in_chunks, read
+from pruning.data.decode import Size, check_size, decode, first_size, huge_is_an_error, in_chunks, opened, read, size_of
 from pruning.data.values import Channels, Data, Info, Progress, Split
 from pruning.errors import UserError
+from pruning.settings import path_of
 
+MEMO = re.compile(r"([0-9a-f]{64}) (\d{1,9}) (\d{1,9})", re.ASCII)  # fingerprint, height, width
 TRAIN, TEST = PARTS = ("train", "test")  # directories below the root
 
 
@@ -41,7 +46,7 @@ def scan(root: str | None) -> Folder:
     if root is None:
         text = "root must be given for image_folder: the directory with train/CLASS/* and test/CLASS/*"
         raise UserError(text, "root")
-    base = Path(root).expanduser().absolute()
+    base = path_of("root", root).absolute()
     classes = {part: _class_names(base, part) for part in PARTS}
     for part, other in (PARTS, PARTS[::-1]):
         if missing := sorted(set(classes[other]) - set(classes[part])):
@@ -61,37 +66,51 @@ def scan(root: str | None) -> Folder:
     return Folder(base, classes[TRAIN], files, labels, stamp.hexdigest())
 
 
-def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -> str:
-    """Return the sha256 over the sorted (relative path, sha256 of the bytes), remembered by the folder's stamp."""
+@huge_is_an_error()
+def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -> tuple[str, Size]:
+    """Return the sha256 over the sorted (relative path, sha256 of the bytes), and the size that all images have.
+
+    Both are remembered by the folder's stamp. UserError for a file that is no image, or of another size: every file
+    is read here, and its header costs little more.
+    """
     memo = cache.expanduser() / "image_folder" / f"{folder.stamp}.fingerprint"
-    known = store.read_text(memo)
-    if known and len(known) == 64:  # anything else is not ours
-        return known
-    files = folder.all_files
+    if known := MEMO.fullmatch(store.read_text(memo) or ""):  # anything else is not ours
+        return known[1], (int(known[2]), int(known[3]))
+    files = [folder.root / file for file in folder.all_files]
+    size = first_size(files)
     digests: list[str] = [""] * len(files)
 
     def digest(i: int) -> None:
-        digests[i] = hashlib.sha256(read(folder.root / files[i])).hexdigest()
+        data = read(files[i])
+        with opened(files[i], data) as image:
+            check_size(files[i], size_of(image), files[0], size)
+        digests[i] = hashlib.sha256(data).hexdigest()
 
     in_chunks(digest, len(files), "fingerprint images", progress)
-    lines = sorted(f"{file!a} {value}\n" for file, value in zip(files, digests, strict=True))
+    lines = sorted(f"{file!a} {value}\n" for file, value in zip(folder.all_files, digests, strict=True))
     result = hashlib.sha256("".join(lines).encode()).hexdigest()
-    store.write_text(memo, result)
-    return result
+    store.write_text(memo, f"{result} {size[0]} {size[1]}")
+    return result, size
 
 
 def info(cache: Path, progress: Progress | None = None, *, root: str | None) -> Info:
-    """Return the number of classes, and the fingerprint of all files."""
+    """Return what is known of the folder when all its files have been read once, and none decoded."""
     listing = scan(root)
-    return Info(len(listing.classes), fingerprint(listing, cache, progress))
+    if len(listing.classes) < 2:
+        text = f"root={root} has one class, {listing.classes[0]!r}; there is nothing to tell apart, give at least two"
+        raise UserError(text, "root")
+    found, size = fingerprint(listing, cache, progress)
+    count = Counter(listing.labels[TRAIN])
+    return Info(len(listing.classes), found, size, tuple(count[i] for i in range(len(listing.classes))))
 
 
 def load(cache: Path, progress: Progress | None = None, *, root: str | None) -> Data:
     """Return the folder's images, decoded once and kept in `cache`; the constants are of its training pixels."""
     folder = scan(root)
-    kept = cache.expanduser() / "image_folder" / f"{fingerprint(folder, cache, progress)}.safetensors"
+    found, size = fingerprint(folder, cache, progress)
+    kept = cache.expanduser() / "image_folder" / f"{found}.safetensors"
     tensors = store.read_tensors(kept)
-    if tensors is None:
+    if tensors is None or not _whole(tensors, (len(folder.all_files), *size, 3)):
         images = decode([folder.root / file for file in folder.all_files], progress)
         mean, std = _moments(images[: len(folder.files[TRAIN])])
         tensors = {"images": images, "mean": mean, "std": std}
@@ -103,12 +122,21 @@ def load(cache: Path, progress: Progress | None = None, *, root: str | None) -> 
     return Data(train, None, test, folder.classes, _channels(tensors["mean"]), _channels(tensors["std"]))
 
 
+def _whole(tensors: dict[str, Tensor], shape: tuple[int, ...]) -> bool:
+    """Return whether these are decoded images of that shape with their constants."""
+    expected = {"images": (torch.uint8, shape), "mean": (torch.float64, (3,)), "std": (torch.float64, (3,))}
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != expected:
+        return False
+    constants = torch.stack([tensors["mean"], tensors["std"]])
+    return bool(((constants >= 0) & (constants <= 1)).all() and (tensors["std"] > 0).all())
+
+
 def _class_names(base: Path, part: str) -> tuple[str, ...]:
     for directory in (base, base / part):
         if not directory.is_dir():
             text = f"root must have train/CLASS/* and test/CLASS/*: {directory} is not a directory"
             raise UserError(text, "root")
-    names = sorted(entry.name for entry in _entries(base / part) if entry.is_dir())
+    names = sorted(entry.name for entry in _entries(base / part) if (base / part / entry.name).is_dir())
     if not names:
         raise UserError(f"{base / part} has no class folders; images belong in {base / part / 'CLASS'}")
     return tuple(names)
@@ -118,9 +146,12 @@ def _class_files(base: Path, folder: str) -> list[tuple[str, tuple[int, int, int
     """Return (relative path, stamp) of the files of one class, sorted by name."""
     found = []
     for entry in sorted(_entries(base / folder), key=lambda entry: entry.name):
-        if not entry.is_file():
+        try:
+            status = entry.stat()
+        except OSError as error:  # such as a link to nowhere, or to itself
+            raise UserError(f"{entry.path} must be an image file: {error.strerror}") from error
+        if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{entry.path} must be an image file")
-        status = entry.stat()
         # The change time too: an unpacked archive can put back size and modification time, never this one.
         found.append((f"{folder}/{entry.name}", (status.st_size, status.st_mtime_ns, status.st_ctime_ns)))
     if not found:

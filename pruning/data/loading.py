@@ -1,6 +1,6 @@
 """One door for every dataset."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -52,8 +52,23 @@ class DatasetSettings(Settings):
 
 
 def info(settings: DatasetSettings, *, cache: Path = CACHE, progress: Progress | None = None) -> Info:
-    """Return what a run's identity needs; an image_folder is read once for its fingerprint, then remembered."""
-    return DATASETS[settings.name].info(cache, progress, **settings.arguments("name"))
+    """Return what a run's identity needs, and what is known before any pixel is decoded.
+
+    An image_folder is read once for its fingerprint, then remembered. UserError if the settings cannot be met.
+    """
+    found = DATASETS[settings.name].info(cache, progress, **settings.arguments("name"))
+    check(settings, found)
+    return found
+
+
+def check(settings: DatasetSettings, found: Info) -> None:
+    """Raise a UserError if images like these cannot be padded or held out as asked."""
+    if found.size and settings.pad >= min(found.size):
+        height, width = found.size
+        text = f"pad={settings.pad} must be less than the height and the width of the images, {height} and {width}"
+        raise UserError(text, "pad")
+    if found.per_class is not None:
+        held_out(settings.val_fraction, found.per_class)
 
 
 def load_data(
@@ -70,7 +85,13 @@ def load_data(
     if isinstance(settings, str):
         settings = DatasetSettings(name=settings)
     data = DATASETS[settings.name].load(cache, progress, **settings.arguments("name"))
-    train, val = _validation(data, settings.val_fraction)
+    height, width = data.train.images.shape[1:3]
+    sizes = torch.bincount(data.train.labels, minlength=len(data.classes)).tolist()
+    check(settings, Info(len(data.classes), None, (height, width), tuple(sizes)))
+    counts = held_out(settings.val_fraction, sizes)
+    train, val = data.train, None
+    if any(counts):
+        train, val = data.train.hold_out(counts, rng.generator(0, "val split"))
     return replace(
         data,
         train=train.to(device),
@@ -81,17 +102,14 @@ def load_data(
     )
 
 
-def _validation(data: Data, fraction: float) -> tuple[Split, Split | None]:
-    """Split the training images into (train, val), class by class."""
-    if fraction == 0:
-        return data.train, None
-    sizes = torch.bincount(data.train.labels, minlength=len(data.classes)).tolist()
-    counts = [round(fraction * size) for size in sizes]
-    for name, size, count in zip(data.classes, sizes, counts, strict=True):
-        if count == size:
-            text = f"val_fraction={fraction} holds out all {size} training images of class {name!r}; ask for less"
+def held_out(fraction: float, per_class: Sequence[int]) -> list[int]:
+    """Return how many training images of each class are held out; UserError if that leaves a part empty."""
+    counts = [round(fraction * size) for size in per_class]
+    for label, (size, count) in enumerate(zip(per_class, counts, strict=True)):
+        if fraction and count == size:
+            text = f"val_fraction={fraction:g} holds out all {size} training images of class {label}; ask for less"
             raise UserError(text, "val_fraction")
-    if not any(counts):
-        text = f"val_fraction={fraction} holds out no image at all; ask for more, or 0 for none"
+    if fraction and not any(counts):
+        text = f"val_fraction={fraction:g} holds out no image at all; ask for more, or 0 for none"
         raise UserError(text, "val_fraction")
-    return data.train.hold_out(counts, rng.generator(0, "val split"))
+    return counts

@@ -53,7 +53,12 @@ class Data:
 
 @dataclass(frozen=True)
 class Info:
-    """What is known before any pixel is decoded; `fingerprint` is None where the name fixes the content."""
+    """What is known before any pixel is decoded; `fingerprint` is None where the name fixes the content.
+
+    What is given of the rest is checked against the other settings before any work.
+    """
 
     num_classes: int
     fingerprint: str | None
+    size: tuple[int, int] | None = None  # height and width of every image
+    per_class: tuple[int, ...] | None = None  # training images, those that are held out included

@@ -11,6 +11,7 @@ from pruning.errors import UserError, naming
 from pruning.files import sha256
 from pruning.masks import KINDS, counts, prunable, sparsity
 from pruning.runs import Ref, find
+from pruning.settings import path_of
 
 
 @dataclass(frozen=True)
@@ -25,10 +26,12 @@ class Origin:
 
 def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
     """Return the checkpoint that `resume=PATH_OR_ID` names."""
+    if type(resume) not in (str, int) or not str(resume).strip():
+        raise UserError(f"resume must be a path or the id of a run, got {resume!r}; null: train the dense network")
     run = find(runs, str(resume))
     if run and not run.finished():
         raise UserError(f"resume={resume}: that run is not done yet; run its command again first ({run.path})")
-    path = run.model if run else Path(str(resume)).expanduser()
+    path = run.model if run else path_of("resume", str(resume))
     with naming(keys={"path": "resume"}):
         return read_origin(checkpoints.find_file(path).resolve(), arch, num_classes)
 

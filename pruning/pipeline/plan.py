@@ -10,6 +10,7 @@ from typing import Any
 from pruning import data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice
+from pruning.pipeline import feasible
 from pruning.pipeline.request import Request, group
 from pruning.runs import Step, StepState, status_of
 
@@ -52,6 +53,8 @@ def chain(
     result = RESULTS[check_choice("stage", group("stage", config)["name"], RESULTS)]
     want = Request.read(config, env, resolve or env.precision, progress)
     wanted = result(want)
+    sizes = {step.stage: step.recipe["batch_size"] for step in want.steps.values() if "batch_size" in step.recipe}
+    feasible.check(want.steps.values(), want.images, want.dataset.get("val_fraction", 0.0), sizes)
     return [*(step for step in want.steps.values() if step.id != wanted.id), wanted]
 
 

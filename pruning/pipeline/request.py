@@ -12,7 +12,7 @@ from pruning.errors import UserError, check_choice, naming
 from pruning.masks import Levels
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
-from pruning.settings import Settings, value_of
+from pruning.settings import Settings, path_of, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
 
 NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep"}  # and the nodes of the stages
@@ -27,6 +27,7 @@ class Request:
     dataset: Mapping[str, Any]  # what is hashed of it
     root: str | None  # the directory of an image_folder
     num_classes: int
+    images: data.Info
     arch: str
     seed: int
     levels: Levels
@@ -47,9 +48,10 @@ class Request:
             check_choice("a key of the config", key, NODES | STAGES.keys())
         for key in group("stage", config):
             check_choice("a setting of stage", key, ("name",))
-        if (seed := value_of("seed", config["seed"], int)) < 0:
+        if (seed := value_of("seed", config.get("seed"), int)) < 0:
             raise UserError(f"seed must be a whole number >= 0, got {seed}")
-        dataset, root, num_classes = read_dataset(config["dataset"], env, progress)
+        dataset, root, info = read_dataset(config.get("dataset"), env, progress)
+        num_classes = info.num_classes
         arch = read_arch(group("arch", config))
         nodes = {name: config[name] for name in STAGES if name in config}
         for name, node in nodes.items():  # also those that this result does not need
@@ -62,6 +64,7 @@ class Request:
             dataset=dataset,
             root=root,
             num_classes=num_classes,
+            images=info,
             arch=arch,
             seed=seed,
             levels=Levels.read(config.get("levels", {}), "levels"),
@@ -172,16 +175,16 @@ def read_arch(node: Mapping[str, Any]) -> str:
     return check_choice("arch", node["name"], archs.ARCHS)
 
 
-def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, int]:
-    """Return what is hashed of the dataset, its directory if it is one, and its number of classes."""
+def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
+    """Return what is hashed of the dataset, its directory if it is one, and what is known of it."""
     settings = data.DatasetSettings.read(node, "dataset")
     if settings.root is not None:
-        settings = replace(settings, root=str(Path(settings.root).expanduser().resolve()))
+        settings = replace(settings, root=str(path_of("dataset.root", settings.root).resolve()))
     with naming("dataset"):
         info = described(settings, env.data, progress)
     hashed = {key: value for key, value in settings.non_defaults().items() if key != "root"}
     hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
-    return hashed, settings.root, info.num_classes
+    return hashed, settings.root, info
 
 
 @lru_cache

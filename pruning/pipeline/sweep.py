@@ -15,6 +15,7 @@ from pruning.pipeline.plan import chain, graph, missing
 from pruning.runs import Step
 from pruning.runs.chain import own_settings
 from pruning.runs.records import record_sweep
+from pruning.settings import value_of
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,14 @@ class Sweep:
 
         `resolve(wanted, env)` makes a precision of "auto" for the machine that the steps will run on.
         """
+        if not cells:
+            raise UserError("the sweep has no cells: one of its keys has no value, such as a glob that matches nothing")
+        env = Env.from_config(cells[0].get("env"))
+        for cell in cells:
+            Env.check_keys(cell.get("env"), "env")
         for key, value in cells[0]["env"].items():
             if others := [cell["env"].get(key) for cell in cells if cell["env"].get(key) != value]:
                 raise UserError(f"env.{key} must be the same in all cells of a sweep, got {value} and {others[0]}")
-        env = Env.from_config(cells[0]["env"])
         chains = [
             tuple(chain(cell, env, (lambda wanted: resolve(wanted, env)) if resolve else None, progress))
             for cell in cells
@@ -48,7 +53,12 @@ class Sweep:
         redo = cells[0].get("redo")
         if others := [cell.get("redo") for cell in cells if cell.get("redo") != redo]:
             raise UserError(f"redo must be the same in all cells of a sweep, got {redo} and {others[0]}")
-        sweep = cls(tuple(chains), env, (cells[0].get("sweep") or {}).get("name"), redo)
+        named = cells[0].get("sweep")
+        if named is not None and not isinstance(named, Mapping):
+            raise UserError(f"sweep must be a group of settings with a name, got {named!r}; give +sweep=NAME")
+        if (name := value_of("sweep.name", (named or {}).get("name"), str | None)) and ("/" in name or "\n" in name):
+            raise UserError(f"sweep.name must be a word, got {name!r}")
+        sweep = cls(tuple(chains), env, name, redo)
         return replace(sweep, env=replace(env, wandb=replace(env.wandb, group=env.wandb.group or sweep.title)))
 
     @cached_property

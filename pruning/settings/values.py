@@ -9,6 +9,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 
 from pruning.errors import UserError, check_choice
 
+LARGEST = 2**63 - 1
 WORDS = {
     int: "a whole number",
     float: "a number",
@@ -45,13 +46,25 @@ def value_of(name: str, value: Any, kind: Any) -> Any:
         raise UserError(f"{name} must be a group of settings like {{a: 1}}, got {value!r}", name)
     if hasattr(kind, "read") and not isinstance(value, kind):  # settings within settings
         return kind.read(value, name)
+    if type(value) is int and kind in (int, float) and abs(value) > LARGEST:
+        raise UserError(f"{name} must be a number that fits into 64 bits, got one of {len(str(value))} digits", name)
     if kind is Path and isinstance(value, (str, Path)):
-        return Path(value).expanduser()
+        return path_of(name, value)
     if type(value) is kind:
         return value
     if kind is float and type(value) is int:
         return float(value)
     raise UserError(f"{name} must be {WORDS.get(kind, kind.__name__)}, got {value!r}", name)
+
+
+def path_of(name: str, value: str | Path) -> Path:
+    """Return the path with its `~` replaced; UserError if it is empty, or that is no user here."""
+    if not str(value):
+        raise UserError(f"{name} must be a path, got {value!r}", name)
+    try:
+        return Path(value).expanduser()
+    except RuntimeError as error:
+        raise UserError(f"{name}={value}: {error}", name) from None
 
 
 def check_range(name: str, value: Any, limited: Mapping[str, Any]) -> None:
@@ -74,5 +87,6 @@ def check_range(name: str, value: Any, limited: Mapping[str, Any]) -> None:
         allowed = f">= {low}" if "least" in limited else f"> {low}"
     else:
         allowed = f"in {'[' if 'least' in limited else '('}{low}, {high}{']' if 'most' in limited else ')'}"
-    hint = f"; did you mean {value / 100:g}?" if high == 1 and 1 < value < 100 else ""
+    percent = limited.get("below") == 1  # not a point in time, such as a milestone
+    hint = f"; did you mean {value / 100:g}?" if percent and 1 < value < 100 else ""
     raise UserError(f"{name} must be {allowed}, got {value:g}{hint}", name)
