@@ -4,7 +4,6 @@ import ctypes
 import importlib
 import platform
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path

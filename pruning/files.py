@@ -3,15 +3,21 @@
 import contextlib
 import errno
 import hashlib
+import io
 import json
+import math
 import os
+import stat
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError
+
+DEEPEST = 20  # levels of nesting in what is read back
+LONGEST = 400  # characters of what is said of it
 
 
 class CannotWriteError(UserError):
@@ -22,13 +28,18 @@ class DamagedError(UserError):
     """A file that was written whole is not what was written: torn, garbage, of another shape, or not a file."""
 
     def __init__(self, path: Path, reason: str) -> None:
-        super().__init__(f"{path} is damaged: {reason}")
+        super().__init__(f"{path} is damaged: {reason if len(reason) <= LONGEST else reason[:LONGEST] + ' ...'}")
         self.path = path
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path`, making its directory; no crash leaves a part. CannotWriteError if the disk refuses."""
+def write_whole(path: Path, content: bytes | memoryview, ready: Callable[[], object] | None = None) -> None:
+    """Write `content` to `path`, making its directory; no crash leaves a part. CannotWriteError if the disk refuses.
+
+    `ready` is called when all is on the disk but the last step, which is a matter of microseconds; it may refuse.
+    """
     with _beside(path, content) as temporary:
+        if ready:
+            ready()
         temporary.replace(path)
 
 
@@ -79,8 +90,12 @@ def sync_directory(folder: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     """Return the error to raise in place of `error`: one line with the path, the cause and what to do."""
-    advice = "free some space or " if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
-    return CannotWriteError(f"cannot write {path}: {error.strerror or error}; {advice}choose another place")
+    advice = "choose another place"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        advice = f"free some space or {advice}"
+    elif error.errno == errno.EISDIR:
+        advice = f"delete it or {advice}"
+    return CannotWriteError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -93,36 +108,78 @@ def to_json(value: Any) -> bytes:
     return (json.dumps(value, indent=1, allow_nan=False) + "\n").encode()
 
 
+@contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Open a regular file to read; OSError if it is none: a FIFO or a device would be waited for without end."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with os.fdopen(descriptor, "rb") as file:
+        mode = os.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL, "it is no regular file")
+        yield file
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; OSError if it is none, or cannot be read."""
+    with opened(path) as file:
+        return file.read()
+
+
+def sha256(path: Path) -> str:
+    """Return the digest of a file's content, in hex; OSError if it is no regular file, or cannot be read."""
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def read_json(path: Path) -> dict[str, Any] | None:
     """Return the mapping in `path`, None if there is no such file; DamagedError if it is anything else."""
     try:
-        found = json.loads(path.read_bytes())
+        found = from_json(read_bytes(path))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise DamagedError(path, error.strerror or str(error)) from None
     except (ValueError, RecursionError):
         raise DamagedError(path, "it holds no JSON") from None
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         raise DamagedError(path, f"it holds a {type(found).__name__}, not a mapping")
-    return dict(found)
+    return found
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the mappings of a JSON-lines file; what a crash has torn, or what is none, is left out."""
     try:
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path).split(b"\n")
     except OSError:
         return []
     found = []
     for line in lines:
         with contextlib.suppress(ValueError, RecursionError):
-            if isinstance(value := json.loads(line), dict):
+            if isinstance(value := from_json(line), dict):
                 found.append(value)
     return found
 
 
-def sha256(path: Path) -> str:
-    """Return the digest of a file's content, in hex; OSError if it cannot be read."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def from_json(content: bytes) -> Any:
+    """Return the value of a JSON text that this program may have written; ValueError or RecursionError for any other.
+
+    There are no numbers beyond 64 bits, none that are not finite, and no nesting deeper than DEEPEST.
+    """
+
+    def whole(text: str) -> int:
+        if len(text) > 20 or not -(2**63) <= (value := int(text)) < 2**64:
+            raise ValueError("a number beyond 64 bits")
+        return value
+
+    def finite(text: str) -> float:
+        if not math.isfinite(value := float(text)):
+            raise ValueError(f"{text} is not finite")
+        return value
+
+    value = json.loads(content, parse_int=whole, parse_float=finite, parse_constant=finite)
+    level = [value]
+    for _ in range(DEEPEST):
+        parts = [part.values() if isinstance(part, dict) else part for part in level if isinstance(part, (dict, list))]
+        if not (level := [inner for part in parts for inner in part]):
+            return value
+    raise ValueError("nested too deep")

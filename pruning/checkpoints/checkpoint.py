@@ -6,7 +6,7 @@ the architecture, the number of classes and the normalisation, so that it can be
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
@@ -33,14 +33,17 @@ class Checkpoint:
     num_classes: int
     normalisation: dict[str, list[float]]  # mean and std of each channel, pixels scaled to 0..1
 
-    def save(self, path: Path) -> str:
-        """Write the file whole or not at all; equal checkpoints give equal bytes. Return its sha256, in hex."""
+    def save(self, path: Path, ready: Callable[[], object] | None = None) -> str:
+        """Write the file whole or not at all, `ready` as in `write_whole`; equal checkpoints give equal bytes.
+
+        Return its sha256, in hex.
+        """
         tensors = self.weights | {PREFIX + name: keep for name, keep in self.mask.items()}
         about = {"arch": self.arch, "num_classes": self.num_classes, "normalisation": self.normalisation}
         # one metadata entry: safetensors writes several in an order that changes from process to process
         metadata = {"pruning": json.dumps(about, sort_keys=True)}
         packed = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
-        write_whole(path, packed)
+        write_whole(path, packed, ready)
         return hashlib.sha256(packed).hexdigest()
 
     def network(self) -> nn.Module:

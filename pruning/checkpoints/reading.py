@@ -12,6 +12,7 @@ from pruning import archs
 from pruning.checkpoints.checkpoint import PREFIX, Checkpoint, first_line
 from pruning.checkpoints.original import unpickle
 from pruning.errors import UserError
+from pruning.files import read_bytes
 from pruning.settings import value_of
 
 MODEL = "model.safetensors"  # in the directory of a run
@@ -75,7 +76,7 @@ def find_file(path: Path) -> Path:
 def content_of(path: Path, sha256: str | None = None) -> bytes:
     """Return the bytes of a file; UserError if it cannot be read, ChangedError if they have not the digest `sha256`."""
     try:
-        content = path.read_bytes()
+        content = read_bytes(path)
     except OSError as error:
         raise UserError(f"{path} cannot be read as a checkpoint: {error.strerror or error}") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:

@@ -9,7 +9,7 @@ import torch
 
 from pruning import rng
 from pruning.data import cifar, digits, folder
-from pruning.data.values import Data, Info, Progress, Split
+from pruning.data.values import Data, Info, Progress
 from pruning.errors import UserError
 from pruning.settings import Axes, Settings, setting
 

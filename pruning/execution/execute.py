@@ -4,7 +4,6 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -16,7 +15,6 @@ from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
 from pruning.runs import VERSION, Ref, Result, Run, Step, claims, is_file
-from pruning.runs.chain import chain_settings
 from pruning.runs.provenance import describe
 from pruning.settings import Settings
 from pruning.stages import STAGES, Context, Inputs, code_of, fed_as
@@ -83,16 +81,13 @@ def _make(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: trackin
 
 def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
     """Run the stage and write what it leaves, the result last."""
-    run, reporter, stage = recorder.run, recorder.reporter, STAGES[step.stage]
+    stage = STAGES[step.stage]
     recipe = stage.recipe.read(step.recipe, step.stage)
     _check_code(step, recipe)
     recorder.begin(describe(env.torch_device()))
-    images = _dataset(step, env, reporter)
-    reporter.begin(step.name, step.epochs * len(images.train), len(recorder.rows) * len(images.train))
-    config = chain_settings(step, env.runs) | step.spec | {"percent": step.sparsity or 0.0}
-    about = {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
-    recorder.tracker = tracking.tracker(asdict(env.wandb), about, recorder.rows, env.runs / ".wandb", reporter.note)
     try:
+        images = _dataset(step, env, recorder.reporter)
+        recorder.watch(len(images.train), env)
         context = _context(step, images, env, recorder)
         with naming(step.stage, stage.recipe.KEYS):
             checkpoint = _checked(stage.run(context, recipe), step)
@@ -105,15 +100,21 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
             seconds=recorder.elapsed(),
             just_pruned=stage.prunes,
         )
-        recorder.claim.check()
-        result["model_sha256"] = checkpoint.save(run.model)
-        picture = report.picture(run, checkpoint)
-        recorder.tracker.finish(dict(result), report.layers(checkpoint), picture, run.model)
-        recorder.finish(result)
+        _leave(result, checkpoint, recorder)
     except StateError as error:
-        raise UserError(f"{run.resume} is not the state of this step ({error}); delete it to start again") from None
+        text = f"{recorder.run.resume} is not the state of this step ({error}); delete it to start again"
+        raise UserError(text) from None
     finally:
         recorder.close()
+
+
+def _leave(result: Result, checkpoint: Checkpoint, recorder: RunRecorder) -> None:
+    """Write what the step has made, the result last."""
+    run = recorder.run
+    result["model_sha256"] = checkpoint.save(run.model, recorder.claim.check)
+    picture = report.picture(run, checkpoint)
+    recorder.tracker.finish(dict(result), report.layers(checkpoint), picture, run.model)
+    recorder.finish(result)
 
 
 def _checked(made: Checkpoint, step: Step) -> Checkpoint:

@@ -11,16 +11,18 @@ import json
 import os
 import time
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, BinaryIO
 
 import torch
 
 from pruning import tracking
+from pruning.env import Env
 from pruning.errors import UserError
 from pruning.execution.stop import StopRequest
-from pruning.files import cannot_write, publish, to_json, write_whole
+from pruning.files import cannot_write, publish, read_bytes, to_json, write_whole
 from pruning.runs import Result, Run, Step, claims
+from pruning.runs.chain import chain_settings
 from pruning.training import ResumeState, TrainingHooks
 
 
@@ -46,7 +48,7 @@ class RunRecorder(TrainingHooks):
         self.claim.check()
         self.run.clean()
         self.load()
-        (self.run.path / "failed.json").unlink(missing_ok=True)
+        self.forget_failure()
         self.run.write_config(self.step, machine)
         # epochs that were finished but not saved are made again, so their rows go; the state has all others
         path = self.run.path / "metrics.jsonl"
@@ -56,10 +58,28 @@ class RunRecorder(TrainingHooks):
         except OSError as error:
             raise cannot_write(path, error) from None
 
+    def forget_failure(self) -> None:
+        """Remove what the attempt before has left."""
+        path = self.run.path / "failed.json"
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_write(path, error) from None
+
+    def watch(self, images: int, env: Env) -> None:
+        """Show the step, of `images` training images, and have it tracked."""
+        step = self.step
+        self.reporter.begin(step.name, step.epochs * images, len(self.rows) * images)
+        config = chain_settings(step, env.runs) | step.spec | {"percent": step.sparsity or 0.0}
+        about = {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
+        home = env.runs / ".wandb"
+        self.tracker = tracking.tracker(asdict(env.wandb), about, self.rows, home, self.reporter.note)
+
     def load(self) -> None:
         """Read the state to continue from, if there is one."""
         try:
-            self.saved = torch.load(self.run.resume, map_location="cpu", weights_only=True)
+            content = io.BytesIO(read_bytes(self.run.resume))
+            self.saved = torch.load(content, map_location="cpu", weights_only=True)
             if self.saved is not None:
                 self.earlier, self.rows = float(self.saved["elapsed"]), list(self.saved["rows"])
                 if [row["epoch"] for row in self.rows] != list(range(1, self.saved["epoch"] + 1)):
@@ -79,10 +99,9 @@ class RunRecorder(TrainingHooks):
         return self.earlier + time.monotonic() - self.began
 
     def save(self, state: ResumeState) -> None:
-        self.claim.check()
         packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
         torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows}, packed)
-        write_whole(self.run.resume, packed.getbuffer())
+        write_whole(self.run.resume, packed.getbuffer(), self.claim.check)
         if self.unsent:  # only what a resumed run will not send again
             self.tracker.row(self.unsent)
             self.unsent = None

@@ -52,7 +52,8 @@ def redirect(log: Path) -> bool:
     """Send this process's output, native crashes included, to the end of `log`; UserError if it cannot be written."""
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        # without waiting, should somebody have put a FIFO there
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
     except OSError as error:
         raise UserError(f"{cannot_write(log, error)}, with env.runs=DIR") from None
     os.dup2(file, 1)

@@ -1,5 +1,6 @@
 """What a person sees of a sweep: what ended, what runs, what failed and why; all of it read from the disk."""
 
+import math
 import sys
 import time
 from collections import Counter
@@ -7,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pruning import report, tracking
-from pruning.errors import UserError
-from pruning.files import DamagedError
+from pruning.errors import UserError, printable
+from pruning.files import DamagedError, read_bytes
 from pruning.pipeline.sweep import Sweep, differences
 from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
 from pruning.runs.records import recorded_jobs, recorded_sweeps
@@ -44,7 +45,8 @@ class LiveStatus:
 
     def running(self, step: Step, status: StepStatus) -> tuple[str, str, str]:
         rows = Run.for_step(step, self.runs).rows()
-        figures = f"loss {rows[-1]['train_loss']:.3f} test {rows[-1]['test_top1']:.2f} %" if rows else ""
+        loss, top1 = (rows[-1].get(key, math.nan) if rows else 0 for key in ("train_loss", "test_top1"))
+        figures = f"loss {loss:.3f} test {top1:.2f} %" if rows else ""
         return step.name, f"epoch {status.epoch}/{step.epochs}" if step.epochs else "", figures
 
     def close(self) -> None:
@@ -55,10 +57,16 @@ def failure_text(step: Step, error: str, runs: Path) -> str:
     """Return what a person needs to see of a failed step: the error, the last lines of its log, and where that is."""
     log = Run.for_step(step, runs).log
     try:
-        lines = log.read_text(errors="replace").splitlines()[-LAST_LINES:]
+        lines = read_bytes(log).decode(errors="replace").splitlines()[-LAST_LINES:]
     except OSError:
         lines = []
-    return "\n".join([f"failed: {step.name}: {error}", *(f"  | {line}" for line in lines), f"  log: {log}"])
+    return "\n".join(
+        [
+            f"failed: {step.name}: {printable(error)}",
+            *(f"  | {printable(line)}" for line in lines),
+            f"  log: {printable(str(log))}",
+        ]
+    )
 
 
 def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> None:
@@ -99,7 +107,7 @@ def status_text(runs: Path) -> str:
     if singles := [step for step in steps if step.id not in seen]:
         blocks.append(block("single runs", singles, runs))
     if damaged or others:
-        blocks.append("\n".join(["not read:", *(f"  {error}" for error in [*damaged, *others])]))
+        blocks.append("\n".join(["not read:", *(f"  {printable(str(error))}" for error in [*damaged, *others])]))
     return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
 
 
@@ -123,7 +131,9 @@ def block(title: str, steps: Sequence[Step], runs: Path) -> str:
     """Return the status of one sweep: counts, then a line for every step that is not done."""
     found = statuses(steps, runs)
     counts = Counter(status.state for status in found.values())
-    lines = [f"{title}: {len(steps)} steps, " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))]
+    lines = [
+        f"{printable(title)}: {len(steps)} steps, " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
+    ]
     jobs = recorded_jobs(runs)
     rows = [
         (step.name, str(found[step.id]), f"job {jobs[step.id]}" if step.id in jobs else "")

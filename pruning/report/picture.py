@@ -1,6 +1,7 @@
 """One run as a picture: kept weights by layer, accuracy over the epochs."""
 
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,16 @@ def draw_epochs(axis: Any, run: Run) -> None:
         rows, stage = ancestor.rows(), label(step) if step else ancestor.path.name
         if rows:
             epochs = [start + row["epoch"] for row in rows]
-            (line,) = axis.plot(epochs, [row["test_top1"] for row in rows], marker=".", label=f"{stage}: test")
-            axis.plot(epochs, [row["train_top1"] for row in rows], ":", color=line.get_color(), label=f"{stage}: train")
+            (line,) = axis.plot(
+                epochs, [row.get("test_top1", math.nan) for row in rows], marker=".", label=f"{stage}: test"
+            )
+            axis.plot(
+                epochs,
+                [row.get("train_top1", math.nan) for row in rows],
+                ":",
+                color=line.get_color(),
+                label=f"{stage}: train",
+            )
             start = epochs[-1]
         elif result:
             axis.plot([start], [result["test_top1"]], "x", color="#c1121f", label=f"right after {stage}")

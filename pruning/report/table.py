@@ -22,7 +22,7 @@ def top1_pruned(row: Row) -> str:
 
 def left(kept: int, total: int) -> str:
     """Return a count and its share of the whole."""
-    return f"{kept:,} ({kept / total:.1%})"
+    return f"{kept:,} ({kept / total if total else 0:.1%})"
 
 
 COLUMNS: dict[str, Callable[[Row], str]] = {

@@ -1,10 +1,11 @@
 """The settings of a whole chain, flat, under their names on the command line: what tells one result from another."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from pruning.files import DamagedError
-from pruning.runs.run import Run
+from pruning.runs.run import Run, lineage
 from pruning.runs.step import Step, is_file
 
 
@@ -28,11 +29,9 @@ def chain_settings(step: Step, runs: Path) -> dict[str, Any]:
     A setting that a chain holds twice, at two levels, is that of the last. Above an ancestor whose directory is gone or
     damaged nothing is known.
     """
-    earlier: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if step.parent and not is_file(step.parent):
-        try:
-            parent = Run(runs / step.places[step.parent]).step()
-        except DamagedError:
-            parent = None
-        earlier = chain_settings(parent, runs) if parent else {}
-    return earlier | own_settings(step)
+        for run in lineage(Run(runs / step.places[step.parent])):
+            with suppress(DamagedError):
+                found |= own_settings(ancestor) if (ancestor := run.step()) else {}
+    return found | own_settings(step)

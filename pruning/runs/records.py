@@ -1,6 +1,7 @@
 """What was asked for, kept in `env.runs/.sweeps`: the sweeps that were started, and the jobs that were submitted."""
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ def record_sweep(runs: Path, name: str, steps: Sequence[Step], wanted: Sequence[
 def recorded_sweeps(runs: Path) -> tuple[list[SweepRecord], list[DamagedError]]:
     """Return the sweeps that were started on `runs`, the oldest first, and what could not be read of them."""
     sweeps, damaged = [], []
+    if os.path.lexists(runs / FOLDER) and not (runs / FOLDER).is_dir():
+        damaged.append(DamagedError(runs / FOLDER, "it is no directory; delete it"))
     for path in sorted((runs / FOLDER).glob("*.json")):
         try:
             found = read_json(path) or {}

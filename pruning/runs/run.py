@@ -1,5 +1,7 @@
 """The directory that a step leaves: done or not, result, epochs, lineage; many runs as rows of a table."""
 
+import os
+import stat
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -15,6 +17,7 @@ from pruning.runs.result import Result
 from pruning.runs.step import Step, is_file
 from pruning.settings import value_of
 
+BEFORE = ("test_top1", "test_top5", "test_loss")
 SPARED = ("inputs", "code")  # left out of the spec where they are empty
 
 
@@ -58,6 +61,8 @@ class Run:
             values = {key: value_of(key, value, kinds[key]) if key in kinds else value for key, value in found.items()}
             for key in Result.__required_keys__:
                 values[key]
+            if before := values["before"]:
+                values["before"] = {key: value_of(f"before.{key}", before.get(key), float) for key in BEFORE}
         except (KeyError, UserError) as error:
             raise DamagedError(path, f"{error}; delete {self.path} to make it again") from None
         if not self.path.name.endswith(f"-{values['id']}"):
@@ -74,9 +79,9 @@ class Run:
             return None
         reason = "the step is done, but this file"
         try:
-            touched = self.model.stat().st_mtime_ns > (self.path / "result.json").stat().st_mtime_ns
-            wanted = result.get("model_sha256")
-            if not (touched and wanted) or sha256(self.model) == wanted:
+            status, wanted = self.model.stat(), result.get("model_sha256")
+            touched = status.st_mtime_ns > (self.path / "result.json").stat().st_mtime_ns
+            if stat.S_ISREG(status.st_mode) and (not (touched and wanted) or sha256(self.model) == wanted):
                 return result
             reason += " is not the one that it made"
         except FileNotFoundError:
@@ -140,8 +145,12 @@ class Run:
         claims.clear(self.path)
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the figures of the epochs so far; a line torn by a crash is left out."""
-        return [row for row in read_lines(self.path / "metrics.jsonl") if type(row.get("epoch")) is int]
+        """Return the figures of the epochs so far; a line torn by a crash, and what is no number, is left out."""
+        rows = [
+            {key: value for key, value in row.items() if type(value) in (int, float)}
+            for row in read_lines(self.path / "metrics.jsonl")
+        ]
+        return [row for row in rows if type(row.get("epoch")) is int]
 
     def parent(self) -> "Run | None":
         """Return the run that this one started from; None for a root, a file, or if it is not known."""
@@ -162,14 +171,16 @@ def find(runs: Path, name: str | None) -> Run | None:
 
 
 def lineage(run: Run) -> list[Run]:
-    """Return the run and its ancestors, the oldest first."""
-    parent = run.parent()
-    return [*(lineage(parent) if parent else []), run]
+    """Return the run and its ancestors, the oldest first; one that a damaged record makes its own ancestor once."""
+    found = [run]
+    while (parent := found[0].parent()) and parent not in found:
+        found.insert(0, parent)
+    return found
 
 
 def every(runs: Path) -> Iterator[Run]:
     """Yield all runs in `runs`, done or not, by name."""
-    return (Run(path.parent) for path in sorted(runs.glob("*/config.json")))
+    return (Run(path) for path in sorted(runs.glob("[!.]*")) if os.path.lexists(path / "config.json"))
 
 
 def results(runs: Path | str = "runs") -> list[dict[str, Any]]:

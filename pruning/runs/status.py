@@ -1,5 +1,6 @@
 """How far steps are, read from the disk: any process can ask about any run."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -45,13 +46,21 @@ class StepStatus:
 def status_of(step: Step, runs: Path) -> StepStatus:
     """Read the status of a step from its directory, without regard to its parent."""
     run = Run.for_step(step, runs)
-    if not run.path.is_dir():
-        return StepStatus(StepState.MISSING)
     try:
-        if run.finished():
-            return StepStatus(StepState.DONE, step.epochs)
+        if run.path.is_dir():
+            return _of_directory(step, run)
+        if os.path.lexists(run.path):
+            raise DamagedError(run.path, "it is no directory; delete it")
     except DamagedError as error:
         return StepStatus(StepState.DAMAGED, detail=str(error))
+    except OSError as error:
+        return StepStatus(StepState.DAMAGED, detail=f"{run.path} cannot be read: {error.strerror}")
+    return StepStatus(StepState.MISSING)
+
+
+def _of_directory(step: Step, run: Run) -> StepStatus:
+    if run.finished():
+        return StepStatus(StepState.DONE, step.epochs)
     epoch = len(run.rows())
     if claims.held(run.path):
         return StepStatus(StepState.RUNNING, epoch, claims.describe(run.path))

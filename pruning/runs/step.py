@@ -74,6 +74,11 @@ class Step:
         """The name of its random streams: another one for each stage and sparsity on the way."""
         return self.stage if self.sparsity is None else f"{self.stage} at {self.sparsity}"
 
+    @property
+    def references(self) -> list[Ref]:
+        """All checkpoints that it reads."""
+        return [*([] if self.parent is None else [self.parent]), *self.inputs.values()]
+
     def place(self, ref: Ref, runs: Path) -> Path:
         """Return the file of the checkpoint that the step reads as `ref`."""
         place = runs / self.places[ref]  # an absolute path stays what it is
@@ -93,7 +98,7 @@ class Step:
             step = cls(**{key: value_of(key, value, kinds[key]) for key, value in plain.items()})
             value_of("names", [step.dataset["name"], step.arch["name"]], tuple[str, ...])
             value_of("epochs", step.epochs, int)
-            value_of("places", list(step.places.values()), tuple[str, ...])
+            value_of("places", [step.places[ref] for ref in step.references], tuple[str, ...])
         except (KeyError, TypeError, UserError) as error:
             raise UserError(f"this is not a step: {error}") from None
         return step

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pruning.errors import printable
 from pruning.tracking.wandb import first_line
 
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
@@ -24,7 +25,7 @@ def answer_agent(agent: dict[str, str], result: dict[str, Any], home: Path) -> N
     try:
         _answer(agent, result, home)
     except (Exception, SystemExit) as error:  # the result is on the disk; an agent that is not told of it harms nobody
-        print(f"W&B's agent could not be answered: {first_line(error)}", flush=True)
+        print(f"W&B's agent could not be answered: {printable(first_line(error))}", flush=True)
 
 
 def _answer(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from pruning.errors import printable
+
 
 class LiveTable:
     """Plain lines: what has ended."""
@@ -11,7 +13,7 @@ class LiveTable:
     def show(self, ended: Sequence[str], running: Sequence[tuple[str, str, str]], summary: str) -> None:
         """Show lines of what has ended since the last call, (step, how far, figures) of what runs, and a summary."""
         for line in ended:
-            print(line, flush=True)
+            print(printable(line), flush=True)
 
     def close(self) -> None:
         """Nothing more will come."""
@@ -30,12 +32,13 @@ class RichLiveTable(LiveTable):
 
     def show(self, ended: Sequence[str], running: Sequence[tuple[str, str, str]], summary: str) -> None:
         from rich.table import Table
+        from rich.text import Text
 
         for line in ended:
-            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-        table = Table("running", "how far", "figures", title=summary, title_justify="left")
+            self.console.print(printable(line), highlight=False, markup=False, soft_wrap=True)
+        table = Table("running", "how far", "figures", title=Text(printable(summary)), title_justify="left")
         for row in running:
-            table.add_row(*row)
+            table.add_row(*(Text(printable(cell)) for cell in row))
         self.live.update(table, refresh=True)
 
     def close(self) -> None:

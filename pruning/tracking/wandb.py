@@ -104,9 +104,11 @@ class WandbTracker(Tracker):
             self.rows.append(metrics)
 
     def log(self, row: dict[str, Any]) -> None:
+        if self.mode != "offline":  # before it is handed over: a row that is missing is better than one twice
+            aside = self.sent.with_suffix(".aside")
+            aside.write_text(str(row["epoch"]))
+            aside.replace(self.sent)
         self.run.log(row)
-        if self.mode == "online":
-            self.sent.write_text(str(row["epoch"]))
 
     @property
     def sent(self) -> Path:
@@ -117,7 +119,8 @@ class WandbTracker(Tracker):
         """Return the last epoch that an online attempt has given to the client, 0 if there was none.
 
         Whether it has arrived cannot be known without the server. Offline it is left out, because `wandb sync` appends,
-        and an epoch that is missing in W&B does less harm than one that stands there twice; metrics.jsonl has all.
+        and an epoch that is missing in W&B does less harm than one that stands there twice; metrics.jsonl has all. The
+        folder of the online attempt, `run-*`, is not for `wandb sync`: what has arrived would be appended again.
         """
         try:
             return int(self.sent.read_text())
@@ -158,7 +161,9 @@ class BestEffort(Tracker):
     def guard(self, action: Callable[[], Any]) -> None:
         try:
             action()
-        except (Exception, SystemExit) as error:  # whatever fails here must not fail the run
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever fails here must not fail the run
             self.inner = Tracker()
             self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.data import DATASETS, Data, DatasetSettings, Info, info, load_data
+from pruning.data import DATASETS, Data, DatasetSettings, info, load_data
 from pruning.errors import UserError
 from tests.helpers import equal
 
@@ -83,7 +83,7 @@ def test_validation_is_balanced_fixed_and_apart(fraction: float) -> None:
 
 def test_val_fraction_must_leave_something_on_both_sides() -> None:
     for fraction, text in [
-        (0.999, r"^val_fraction=0.999 holds out all 1.. training images of class '0'"),
+        (0.999, r"^val_fraction=0.999 holds out all 1.. training images of class 0;"),
         (0.0001, "^val_fraction=0.0001 holds out no image at all"),
     ]:
         with pytest.raises(UserError, match=text) as caught:
@@ -110,6 +110,12 @@ def test_wrong_settings_are_refused() -> None:
 def test_what_is_known_without_the_images() -> None:
     assert list(DATASETS) == ["digits", "cifar10", "cifar100", "image_folder"]
     for name, count in {"digits": 10, "cifar10": 10, "cifar100": 100}.items():
-        assert info(DatasetSettings(name=name), cache=NOWHERE) == Info(count, None)
+        found = info(DatasetSettings(name=name), cache=NOWHERE)
+        assert (found.num_classes, found.fingerprint, found.size) == (count, None, (32, 32))
+        if name == "digits":  # of the others the archive is not here
+            train = load_data(name).train
+            assert found.per_class == tuple(torch.bincount(train.labels).tolist())
+        else:
+            assert found.per_class == (50_000 // count,) * count
     with pytest.raises(UserError, match=r"^name must be one of .* did you mean cifar10\?"):
         load_data("cifar-10")

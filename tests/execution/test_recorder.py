@@ -25,9 +25,11 @@ def test_a_row_is_sent_once_and_only_after_its_state_is_saved(tmp_path: Path) ->
     assert claim
     recorder = RunRecorder(run, step, claim, tracking.Reporter(), StopRequest(), tracker)
     row = {"epoch": 1, "train_loss": 1.0, "train_top1": 2.0, "test_top1": 3.0, "images_per_second": 4.0}
+    recorder.begin({})
     recorder.row(row)
     assert (tracker.rows, run.rows()) == ([], [row])
     recorder.save({"epoch": 1})
     recorder.save({"epoch": 1})  # stopped in the middle of the next epoch
     assert tracker.rows == [row]
+    recorder.close()
     claim.forget()

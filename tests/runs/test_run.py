@@ -6,6 +6,8 @@ from pruning.files import write_json
 from pruning.runs import Run, Step, every, find, lineage, results
 from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, figures, old, place
 
+PLACES = {one.id: one.name for one in (DENSE, PRUNED)}
+
 
 def leave(runs: Path, step: Step, **files: Any) -> Run:
     run = place(runs, step, **files)
@@ -33,7 +35,7 @@ def test_lineage_is_the_oldest_first_and_every_run_is_seen(tmp_path: Path) -> No
 
 
 def test_a_run_knows_its_step_and_that_a_file_is_no_run(tmp_path: Path) -> None:
-    for step in (*STEPS, replace(TUNED, inputs={"teacher": DENSE.id}, root="/x")):
+    for step in (*STEPS, replace(TUNED, inputs={"teacher": DENSE.id}, root="/x", places=PLACES)):
         run = leave(tmp_path, step)
         config = run.config()
         assert config is not None
@@ -56,13 +58,15 @@ def test_the_runs_of_0_1_are_read(tmp_path: Path) -> None:
 
 def test_results_are_flat_rows_of_what_is_done(tmp_path: Path) -> None:
     leave(tmp_path, DENSE, result={"test_top1": 91.0})
-    leave(tmp_path, TUNED, result={"test_top1": 90.0, "before": {"test_top1": 50.0, "test_loss": 2.0}})
+    leave(
+        tmp_path, TUNED, result={"test_top1": 90.0, "before": {"test_top1": 50.0, "test_top5": 90.0, "test_loss": 2.0}}
+    )
     leave(tmp_path, PRUNED)
     tuned, dense = results(tmp_path)
     flat = figures(DENSE) | {"test_top1": 91.0, "run": str(tmp_path / DENSE.name)}
     del flat["before"]
     assert dense == flat
-    before = {"before_test_top1": 50.0, "before_test_loss": 2.0}
+    before = {"before_test_top1": 50.0, "before_test_top5": 90.0, "before_test_loss": 2.0}
     flat = figures(TUNED) | {"test_top1": 90.0, "run": str(tmp_path / TUNED.name)} | before
     del flat["before"]
     assert tuned == flat

@@ -16,7 +16,7 @@ def test_the_life_of_a_step(tmp_path: Path) -> None:
     assert status() == StepStatus(StepState.MISSING)
     run = Run.for_step(TUNED, tmp_path)
     run.path.write_text("in the way of the directory")
-    assert status() == StepStatus(StepState.MISSING)
+    assert status() == StepStatus(StepState.DAMAGED, detail=f"{run.path} is damaged: it is no directory; delete it")
     run.path.unlink()
     place(tmp_path, TUNED)
     assert status() == StepStatus(StepState.MISSING)
