@@ -38,7 +38,7 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
 
 def test_what_is_wrong_is_refused() -> None:
     cases: list[tuple[dict[str, Any], str]] = [
-        ({"threads": 0}, "env.threads must be >= 1, got 0"),
+        ({"threads": 0}, "env.threads must be in [1, 4096], got 0"),
         ({"runs": 3}, "env.runs must be a path, got 3"),
         ({"imports": "a"}, "env.imports must be a list of words like [a,b], got 'a'"),
         ({"wandb": {"mode": "off"}}, "env.wandb.mode must be one of disabled, offline, online, got 'off'"),

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pruning import errors
-from pruning.archs.feasible import trains
+from pruning.archs.feasible import trains as trains
 from pruning.archs.preresnet import BasicBlock, Bottleneck, PreResNet
 from pruning.archs.resnet import ResNet
 from pruning.archs.vgg import VGG

@@ -12,8 +12,9 @@ def check(steps: Iterable[Step], images: data.Info, held: float, recipes: dict[s
 
     `held` is the fraction of the training images held out; `recipes` has the batch size of each stage that trains.
     """
-    size = images.size
-    for step in steps if size else ():
+    if (size := images.size) is None:
+        return
+    for step in steps:
         name = step.arch["name"]
         if not archs.trains(archs.ARCHS[name], step.num_classes, size, 2):
             raise UserError(
