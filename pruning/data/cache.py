@@ -29,7 +29,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
 
     try:
         return load_file(path)
-    except Exception:
+    except Exception:  # whatever is in it, or is not: it is made again
         return None
 
 

@@ -12,8 +12,7 @@ def check(steps: Iterable[Step], images: data.Info, held: float, recipes: dict[s
 
     `held` is the fraction of the training images held out; `recipes` has the batch size of each stage that trains.
     """
-    size = images.size
-    if size is None:
+    if (size := images.size) is None:
         return
     for step in steps:
         name = step.arch["name"]

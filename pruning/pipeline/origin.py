@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning import checkpoints
+from pruning.checkpoints.reading import find_file
 from pruning.errors import UserError, naming
 from pruning.files import sha256
 from pruning.masks import KINDS, counts, prunable, sparsity
@@ -39,6 +40,7 @@ def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
 @lru_cache
 def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
     """Look at the checkpoint once for a whole sweep."""
+    path = find_file(path)
     try:
         digest = sha256(path)
     except OSError as error:
