@@ -66,9 +66,11 @@ def make(config: dict[str, Any]) -> None:
 def show_status(config: dict[str, Any]) -> None:
     """Print what is done, running, waiting and failed."""
     from pruning.env import Env
+    from pruning.launch.queue import look
     from pruning.pipeline.watch import status_text
 
-    print(status_text(Env.from_config(config["env"]).runs))
+    runs = Env.from_config(config["env"]).runs
+    print(status_text(runs, look(runs)))
 
 
 if __name__ == "__main__":
