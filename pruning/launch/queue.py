@@ -86,7 +86,7 @@ def batches(jobs: Iterable[str]) -> Iterator[list[str]]:
 
 
 def ask(command: Sequence[str], end: float = 0.0) -> str | None:
-    """Return what a command of SLURM prints, asked again until `end` (of the monotonic clock); None without an answer."""
+    """Return what a command of SLURM prints, asked again until `end` of the monotonic clock, or None."""
     if shutil.which(command[0]) is None:
         return None
     pause, environ = PAUSE, os.environ | {"SLURM_TIME_FORMAT": "%s", "LC_ALL": "C"}
@@ -111,7 +111,10 @@ def cluster(patience: float = 0.0) -> Cluster | None:
     found = dict(re.findall(r"^(\w+)\s*=\s*(.*?)\s*$", text or "", re.MULTILINE))
     if "ClusterName" not in found:
         return None
-    limits = [found.get("MaxArraySize", ""), *re.findall(r"max_array_tasks=(\d+)", found.get("SchedulerParameters", ""))]
+    limits = [
+        found.get("MaxArraySize", ""),
+        *re.findall(r"max_array_tasks=(\d+)", found.get("SchedulerParameters", "")),
+    ]
     return Cluster(found["ClusterName"], max(1, min((int(n) for n in limits if n.isdigit()), default=1)))
 
 

@@ -60,7 +60,7 @@ def record_jobs(runs: Path, records: Iterable[JobRecord]) -> None:
 
 def recorded_jobs(runs: Path) -> dict[str, JobRecord]:
     """Return the job that was submitted last for each step, by its id; lines that are no records are left out."""
-    found = {}
+    found: dict[str, JobRecord] = {}
     for plain in read_lines(runs / FOLDER / JOBS):
         try:
             record = JobRecord.from_json(plain)

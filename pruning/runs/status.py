@@ -1,4 +1,4 @@
-"""How far steps are, read from the disk: any process can ask about any run. What a queue said of their jobs is added."""
+"""How far steps are, read from the disk: any process can ask about any run, and add what a queue said."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from pruning.runs import Run, claims, every
-from pruning.runs.records import recorded_jobs, recorded_sweeps
+from pruning.runs.jobs import recorded_jobs
+from pruning.runs.records import recorded_sweeps
 from tests.commands import ROOT, Command, Running, Server
 from tests.helpers import rows
 from tests.launch.processes import start, until
@@ -153,12 +154,12 @@ def test_a_sweep_on_slurm_gives_the_bytes_of_the_local_one(clean: Clean, referen
 
 def test_a_shared_step_is_a_task_that_an_array_waits_for(clean: Clean) -> None:
     jobs = recorded_jobs(clean.submitter.runs)
-    named = {run.path.name: jobs[run.path.name.rpartition("-")[2]] for run in every(clean.submitter.runs)}
+    named = {run.path.name: jobs[run.path.name.rpartition("-")[2]].job for run in every(clean.submitter.runs)}
     of = {stage: {job for name, job in named.items() if name.startswith(stage)} for stage in ("train", "prune", "fine")}
     assert (len(of["train"]), len(of["prune"])) == (2, 4)
     assert of["prune"] == of["fine"]
     assert not of["prune"] & of["train"]
-    assert len({job.partition("_")[0] for job in jobs.values()}) == 3
+    assert len({record.job.partition("_")[0] for record in jobs.values()}) == 3
 
 
 def overlap(a: dict[str, str], b: dict[str, str]) -> bool:
@@ -407,7 +408,8 @@ def test_a_relaunch_submits_nothing_twice(submitters: Callable[[str], Submitter]
     # the new cells wait for the dense networks that are queued
     assert "submitted 2 tasks" in launched(*more)
     job_of = recorded_jobs(submitter.runs)
-    trains = [job_of[step.id] for step in recorded_sweeps(submitter.runs)[-1].steps if step.stage == "train"]
+    sweeps, _ = recorded_sweeps(submitter.runs)
+    trains = [job_of[step.id].job for step in sweeps[-1].steps if step.stage == "train"]
     waits = {about(job)["Dependency"].partition("(")[0] for job in jobs(submitter.runs)[-2:]}
     assert waits == {f"afterok:{job}" for job in trains}
     # what waits for a job that will not succeed must be submitted again

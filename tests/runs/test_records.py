@@ -5,8 +5,8 @@ import pytest
 
 from pruning.files import read_json, write_json
 from pruning.runs import records
-from pruning.runs.records import FOLDER, SweepRecord, record_jobs, record_sweep, recorded_jobs, recorded_sweeps
-from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, old
+from pruning.runs.records import FOLDER, SweepRecord, record_sweep, recorded_sweeps
+from tests.runs.steps import DENSE, STEPS, TUNED, old
 
 
 def test_what_was_recorded_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,20 +31,3 @@ def test_the_records_of_0_1_are_read(tmp_path: Path) -> None:
     plain = about | {"steps": [old(step) for step in STEPS], "wanted": [TUNED.id]}
     write_json(tmp_path / FOLDER / "sweep-s1.json", plain)
     assert recorded_sweeps(tmp_path) == [SweepRecord("sweep-s1", 5.0, STEPS)]
-
-
-def test_the_job_that_was_submitted_last_counts(tmp_path: Path) -> None:
-    assert recorded_jobs(tmp_path) == {}
-    (tmp_path / FOLDER).mkdir()
-    record_jobs(tmp_path, [(DENSE, PRUNED), (TUNED,)], ["7_0", "7_1"])
-    record_jobs(tmp_path, [(PRUNED,)], ["9"])
-    assert recorded_jobs(tmp_path) == {DENSE.id: "7_0", PRUNED.id: "9", TUNED.id: "7_1"}
-
-
-def test_a_torn_line_of_jobs_is_left_out(tmp_path: Path) -> None:
-    (tmp_path / FOLDER).mkdir()
-    record_jobs(tmp_path, [[DENSE]], ["7"])
-    for torn in ('{"job": "8", "ste', "{", '"'):
-        with (tmp_path / FOLDER / "jobs.jsonl").open("a") as file:
-            file.write(torn + "\n")
-        assert recorded_jobs(tmp_path) == {DENSE.id: "7"}
