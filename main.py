@@ -65,8 +65,8 @@ def make(config: dict[str, Any]) -> None:
 
 def show_status(config: dict[str, Any]) -> None:
     """Print what is done, running, waiting and failed."""
+    from pruning.cluster.queue import look
     from pruning.env import Env
-    from pruning.launch.queue import look
     from pruning.pipeline.watch import status_text
 
     runs = Env.from_config(config["env"]).runs

@@ -9,11 +9,11 @@ import shutil
 import time
 from contextlib import suppress
 
+from pruning.cluster.queue import cluster, states
+from pruning.cluster.turns import turn
 from pruning.errors import UserError
-from pruning.launch.queue import cluster, states
 from pruning.launch.slurm_settings import SlurmSettings, resolve_precision
 from pruning.launch.submission import PATIENCE, SILENT, Submission
-from pruning.launch.turns import turn
 from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_lost, sweep_text

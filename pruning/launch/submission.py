@@ -12,10 +12,10 @@ from typing import Any
 
 import submitit
 
+from pruning.cluster.queue import Cluster, states
 from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.launch.bundles import bundles, ends, job_name
-from pruning.launch.queue import Cluster, states
 from pruning.launch.slurm_settings import SlurmSettings
 from pruning.launch.slurm_task import SlurmTask, afterwards
 from pruning.pipeline.sweep import Sweep
