@@ -82,7 +82,8 @@ def afterwards(requeues: int) -> list[str]:
         f"if [ $status = {128 + signal.SIGTERM} ]; then",
         f"  for _ in $(seq {CHECKS}); do",
         f'    case "$(scontrol --oneliner show job {JOB})" in',
-        '      *" JobState=RUNNING "*" PreemptTime=None "*) break ;;',
+        '      *" PreemptTime="[0-9]*) ;;',  # shown only if it has one; some versions say None
+        '      *" JobState=RUNNING "*) break ;;',
         "    esac",
         f"    sleep {BETWEEN}",
         "  done",
