@@ -46,12 +46,9 @@ def make(config: dict[str, Any]) -> None:
     reporter, agent = tracking.reporter(), tracking.adopt_agent()
     steps = plan.chain(config, env, progress=reporter.work)
     redo.announce(config.get("redo"), steps, env.runs)
-    missing = plan.missing(steps, steps[-1:], env.runs)
-    there = [step for step in steps if step not in missing and Run.for_step(step, env.runs).done]
-    for step in steps:
-        if step not in missing:
-            reporter.note(f"{step.name}: " + ("done before, reused" if step in there else "not needed, not made again"))
-    steps = [step for step in steps if step in missing or step in there]
+    steps, spared = plan.needed(steps, env.runs)
+    for line in spared:
+        reporter.note(line)
     with StopRequest() as stop:
         try:
             results = [run_step(step, env, reporter, stop) for step in steps]
@@ -67,10 +64,12 @@ def make(config: dict[str, Any]) -> None:
 
 def show_status(config: dict[str, Any]) -> None:
     """Print what is done, running, waiting and failed."""
+    from pruning.cluster.queue import look
     from pruning.env import Env
     from pruning.pipeline.watch import status_text
 
-    print(status_text(Env.from_config(config.get("env")).runs))
+    runs = Env.from_config(config.get("env")).runs
+    print(status_text(runs, look(runs)))
 
 
 if __name__ == "__main__":

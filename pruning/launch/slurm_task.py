@@ -1,6 +1,9 @@
 """What runs in a SLURM job: the steps of a task, and how the job ends so that it comes back if it should."""
 
 import signal
+import subprocess
+import traceback
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +15,11 @@ from pruning.errors import Interrupted
 from pruning.execution.execute import run_step
 from pruning.execution.stop import StopRequest
 from pruning.launch.worker import redirect
+from pruning.processes import slurm_job
 from pruning.runs import Run, Step
 
-GRACE = 600  # seconds that a job waits for its end after SIGTERM
+CHECKS, BETWEEN = 60, 10  # how often, and how many seconds apart, a job that got SIGTERM looks whether SLURM ends it
+JOB = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"  # one task, not the array
 
 
 @dataclass(frozen=True)
@@ -23,17 +28,35 @@ class SlurmTask:
 
     steps: list[dict[str, Any]]
     env: dict[str, Any]
+    name: str = ""  # what the queue is to show instead of the name of the array
 
     def __call__(self) -> None:
-        env, reporter = Env.from_config(self.env), tracking.Reporter()
+        """Make all steps that can be made; SystemExit with status 1 if one failed."""
+        env, reporter, lost = Env.from_config(self.env), tracking.Reporter(), set[str]()
         env.prepare()
+        self.rename()
         with StopRequest() as stop:
-            try:
-                for step in map(Step.from_json, self.steps):
-                    redirect(Run.for_step(step, env.runs).log)
+            for step in map(Step.from_json, self.steps):
+                if lost & {step.parent, *step.inputs.values()}:
+                    lost.add(step.id)
+                    continue
+                redirect(Run.for_step(step, env.runs).log)
+                try:
                     run_step(step, env, reporter, stop)
-            except Interrupted:
-                leave(stop)
+                except Interrupted:
+                    leave(stop)
+                except Exception:  # one cell's failure is not that of the others in this job
+                    traceback.print_exc()
+                    lost.add(step.id)
+        if lost:
+            raise SystemExit(1)
+
+    def rename(self) -> None:
+        """Have the queue show what this task of an array makes; where that is not allowed, it does not."""
+        if self.name and (job := slurm_job()):
+            command = ["scontrol", "update", f"JobId={job}", f"JobName={self.name}"]
+            with suppress(OSError, subprocess.TimeoutExpired):
+                subprocess.run(command, capture_output=True, timeout=60)
 
     def checkpoint(self) -> submitit.helpers.DelayedSubmission:
         """Called by submitit's handler before it requeues the job: the state is on the disk already."""
@@ -52,9 +75,18 @@ def afterwards(requeues: int) -> list[str]:
     return [
         "status=$?",
         f"if [ $status = {128 + signal.SIGUSR2} ] && [ ${{SLURM_RESTART_COUNT:-0}} -lt {requeues} ]; then",
-        "  scontrol requeue $SLURM_JOB_ID",
+        f"  scontrol requeue {JOB}",
         "fi",
-        # SIGTERM comes with scancel, but also with preemption, and a job that ends by itself then does not come back
-        f"if [ $status = {128 + signal.SIGTERM} ]; then sleep {GRACE}; fi",
+        # SIGTERM comes with preemption and requeueing too, and a job that ends by itself then does not come back; so
+        # it waits to be ended, unless SLURM says that nothing is to become of it but what somebody's signal meant
+        f"if [ $status = {128 + signal.SIGTERM} ]; then",
+        f"  for _ in $(seq {CHECKS}); do",
+        f'    case "$(scontrol --oneliner show job {JOB})" in',
+        '      *" PreemptTime="[0-9]*) ;;',  # shown only if it has one; some versions say None
+        '      *" JobState=RUNNING "*) break ;;',
+        "    esac",
+        f"    sleep {BETWEEN}",
+        "  done",
+        "fi",
         "exit $status",
     ]

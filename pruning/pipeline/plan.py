@@ -12,7 +12,7 @@ from pruning.env import Env
 from pruning.errors import UserError, check_choice
 from pruning.pipeline import feasible
 from pruning.pipeline.request import Request, group
-from pruning.runs import Step, StepState, status_of
+from pruning.runs import Run, Step, StepState, status_of
 
 
 def train(want: Request) -> Step:
@@ -85,3 +85,12 @@ def missing(steps: Sequence[Step], wanted: Iterable[Step], runs: Path) -> list[S
         if status.state not in (StepState.DONE, StepState.DAMAGED):
             todo += [step.parent or "", *step.inputs.values()]
     return [step for step in steps if step.id in found]
+
+
+def needed(steps: Sequence[Step], runs: Path) -> tuple[list[Step], list[str]]:
+    """Return which steps of a chain are there or have to be made for its last, and a line on each that need not be."""
+    todo = missing(steps, steps[-1:], runs)
+    there = [step for step in steps if step not in todo and Run.for_step(step, runs).done]
+    reasons = {step.name: "done before, reused" if step in there else "not needed, not made again" for step in steps}
+    spared = [f"{step.name}: {reasons[step.name]}" for step in steps if step not in todo]
+    return [step for step in steps if step in todo or step in there], spared

@@ -1,4 +1,7 @@
-"""What a person sees of a sweep: what ended, what runs, what failed and why; all of it read from the disk."""
+"""What a person sees of a sweep: what ended, what runs, what failed and why, read from the disk.
+
+What a batch system says of the jobs is handed in, since this room knows none: a mapping of step ids to what was seen.
+"""
 
 import math
 import sys
@@ -12,10 +15,15 @@ from pruning.errors import UserError, printable
 from pruning.files import DamagedError, read_bytes
 from pruning.pipeline.sweep import Sweep, differences
 from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
-from pruning.runs.records import recorded_jobs, recorded_sweeps
+from pruning.runs.jobs import recorded_jobs
+from pruning.runs.records import recorded_sweeps
+from pruning.runs.seen import JobSeen
 from pruning.stages import STAGES
 
 LAST_LINES = 5  # of a failed step's log
+UNASKED = "SLURM did not answer, so what is not done is shown as the disk has it: jobs may wait or run"
+
+Queue = Mapping[str, JobSeen]
 
 
 class LiveStatus:
@@ -27,13 +35,15 @@ class LiveStatus:
         self.began, self.before = time.time(), len(sweep.steps) - len(self.open)
         self.table = tracking.live_table()
 
-    def refresh(self) -> dict[str, StepStatus]:
+    def refresh(self, queue: Queue | None = None) -> dict[str, StepStatus]:
         """Show the sweep as it is now; return the status of the steps that are not done."""
         now = {id: status_of(step, self.runs) for id, step in self.open.items()}
         ended = [self.ended(self.open.pop(id)) for id, status in now.items() if status.state == StepState.DONE]
         running = [self.running(self.open[id], s) for id, s in now.items() if s.state == StepState.RUNNING]
         total, done = len(self.sweep.steps), len(self.sweep.steps) - len(self.open)
-        self.table.show(ended, running, f"{self.sweep.title}: {done} of {total} steps done, {len(running)} running")
+        others = Counter(why(job) for id, job in (queue or {}).items() if id in self.open and not job.begun)
+        counts = [f"{len(running)} running", *(f"{n} {word}" for word, n in sorted(others.items()))]
+        self.table.show(ended, running, f"{self.sweep.title}: {done} of {total} steps done, {', '.join(counts)}")
         return {id: status for id, status in now.items() if id in self.open}
 
     def ended(self, step: Step) -> str:
@@ -53,20 +63,38 @@ class LiveStatus:
         self.table.close()
 
 
-def failure_text(step: Step, error: str, runs: Path) -> str:
-    """Return what a person needs to see of a failed step: the error, the last lines of its log, and where that is."""
-    log = Run.for_step(step, runs).log
+def why(job: JobSeen) -> str:
+    """Return in a word or two why a job has no node."""
+    return f"pending ({job.reason})" if job.state == "PENDING" else job.state.partition(" ")[0].lower()
+
+
+def failure_text(step: Step, error: str, runs: Path, log: Path | None = None, word: str = "failed") -> str:
+    """Return what a person needs to see of a failed step: the error, the last lines of its log, and where that is.
+
+    `log` is given if it is not the step's own.
+    """
+    log = log or Run.for_step(step, runs).log
     try:
         lines = read_bytes(log).decode(errors="replace").splitlines()[-LAST_LINES:]
     except OSError:
         lines = []
-    return "\n".join(
-        [
-            f"failed: {step.name}: {printable(error)}",
-            *(f"  | {printable(line)}" for line in lines),
-            f"  log: {printable(str(log))}",
-        ]
-    )
+    shown = [f"{word}: {step.name}: {printable(error)}", *(f"  | {printable(line)}" for line in lines)]
+    return "\n".join([*shown, f"  log: {printable(str(log))}"])
+
+
+def lost_text(step: Step, status: StepStatus, runs: Path) -> str:
+    """As `failure_text`, of a status in LOST."""
+    word = "cancelled" if status.state == StepState.CANCELLED else "failed"
+    return failure_text(step, status.detail, runs, status.log, word)
+
+
+def raise_for_lost(sweep: Sweep, queue: Queue | None, remedy: str) -> None:
+    """As `raise_for_failures`, of what the disk and `queue` say."""
+    found = statuses(sweep.steps, sweep.env.runs, queue)
+    lost = [step for step in sweep.steps if found[step.id].state in LOST]
+    for step in lost:
+        print(lost_text(step, found[step.id], sweep.env.runs), file=sys.stderr)
+    raise_if_left(sweep, len(lost), remedy)
 
 
 def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> None:
@@ -74,9 +102,14 @@ def raise_for_failures(sweep: Sweep, errors: Mapping[str, str], remedy: str) -> 
     for step in sweep.steps:
         if step.id in errors:
             print(failure_text(step, errors[step.id], sweep.env.runs), file=sys.stderr)
+    raise_if_left(sweep, len(errors), remedy)
+
+
+def raise_if_left(sweep: Sweep, failed: int, remedy: str) -> None:
+    """Raise UserError if any step is not done."""
     left = len(sweep.missing())
     if left:
-        raise UserError(f"{left} of {len(sweep.steps)} steps are not done ({len(errors)} failed); {remedy}")
+        raise UserError(f"{left} of {len(sweep.steps)} steps are not done ({failed} failed); {remedy}")
 
 
 def sweep_text(sweep: Sweep, took: float) -> str:
@@ -96,18 +129,23 @@ def sweep_text(sweep: Sweep, took: float) -> str:
     )
 
 
-def status_text(runs: Path) -> str:
-    """Return what is done, running, waiting and failed, of every sweep and every single run in `runs`."""
+def status_text(runs: Path, queue: Queue | None = None) -> str:
+    """Return what is done, running, waiting and failed, of every sweep and every single run in `runs`.
+
+    `queue` has what was said of the jobs; None if jobs were submitted, and nobody said anything of them.
+    """
     blocks, seen = [], set()
     sweeps, damaged = recorded_sweeps(runs)
     for sweep in sweeps:
-        blocks.append(block(sweep.name, sweep.steps, runs))
+        blocks.append(block(sweep.name, sweep.steps, runs, queue))
         seen |= {step.id for step in sweep.steps}
     steps, others = known(runs)
     if singles := [step for step in steps if step.id not in seen]:
-        blocks.append(block("single runs", singles, runs))
+        blocks.append(block("single runs", singles, runs, queue))
     if damaged or others:
         blocks.append("\n".join(["not read:", *(f"  {printable(str(error))}" for error in [*damaged, *others])]))
+    if blocks and queue is None and recorded_jobs(runs):
+        blocks.append(UNASKED)
     return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
 
 
@@ -127,20 +165,20 @@ def known(runs: Path) -> tuple[list[Step], list[DamagedError]]:
     return sorted(steps, key=place), others
 
 
-def block(title: str, steps: Sequence[Step], runs: Path) -> str:
+def block(title: str, steps: Sequence[Step], runs: Path, queue: Queue | None = None) -> str:
     """Return the status of one sweep: counts, then a line for every step that is not done."""
-    found = statuses(steps, runs)
+    found = statuses(steps, runs, queue)
     counts = Counter(status.state for status in found.values())
     lines = [
         f"{printable(title)}: {len(steps)} steps, " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
     ]
     jobs = recorded_jobs(runs)
     rows = [
-        (step.name, str(found[step.id]), f"job {jobs[step.id]}" if step.id in jobs else "")
+        (step.name, str(found[step.id]), f"job {jobs[step.id].job}" if step.id in jobs else "")
         for step in steps
         if found[step.id].state != StepState.DONE
     ]
     if rows:
         lines.append(report.text(rows, ("step", "state", "submitted as")))
     failed = [step for step in steps if found[step.id].state in LOST]
-    return "\n".join([*lines, *(failure_text(step, found[step.id].detail, runs) for step in failed)])
+    return "\n".join([*lines, *(lost_text(step, found[step.id], runs) for step in failed)])

@@ -1,6 +1,5 @@
-"""What was asked for, kept in `env.runs/.sweeps`: the sweeps that were started, and the jobs that were submitted."""
+"""What was asked for, kept in `env.runs/.sweeps`: the sweeps that were started."""
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -9,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError
-from pruning.files import DamagedError, read_json, read_lines, write_json
+from pruning.files import DamagedError, read_json, write_json
 from pruning.runs.provenance import code_version
 from pruning.runs.step import Step
 from pruning.settings import value_of
 
 FOLDER = ".sweeps"
-JOBS = "jobs.jsonl"
 
 
 @dataclass(frozen=True)
@@ -52,15 +50,3 @@ def recorded_sweeps(runs: Path) -> tuple[list[SweepRecord], list[DamagedError]]:
         except (KeyError, UserError) as error:
             damaged.append(DamagedError(path, f"it describes no sweep ({error})"))
     return sorted(sweeps, key=lambda sweep: sweep.when), damaged
-
-
-def record_jobs(runs: Path, tasks: Sequence[Sequence[Step]], jobs: Sequence[str]) -> None:
-    """Write down which job was submitted for the steps of each task."""
-    with (runs / FOLDER / JOBS).open("a") as file:
-        for task, job in zip(tasks, jobs, strict=True):
-            file.write(json.dumps({"job": job, "steps": [step.id for step in task], "when": time.time()}) + "\n")
-
-
-def recorded_jobs(runs: Path) -> dict[str, str]:
-    """Return the job that was submitted last for each step, by its id."""
-    return {id: entry["job"] for entry in read_lines(runs / FOLDER / JOBS) for id in entry["steps"]}

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue")
+HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held")
 NEVER = "DependencyNeverSatisfied"
-UNSAID = ("", "None", "(null)", "NonZeroExitCode")  # reasons that say no more than the state does
+UNSAID = ("", "None", "(null)", "NonZeroExitCode", "exit 0")  # what says no more than the state does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,23 +17,31 @@ class JobSeen:
     alive: bool
     reason: str = ""  # SLURM's word, like Resources
     exit: str = ""  # `exit 3` or `signal 9`, if it has ended by one
+    node: str = ""  # where it runs or ran last
     log: Path | None = None  # what the job printed, also before it was Python
     since: float = 0.0  # when it was submitted, or requeued, last; seconds since 1970
+    ended: float = 0.0  # seconds since 1970; 0 if it has not, or this is not known
+
+    @property
+    def begun(self) -> bool:
+        """Whether it has a node."""
+        return self.alive and self.state not in ("PENDING", "REQUEUED", "REQUEUE_HOLD", "SPECIAL_EXIT", "COMPLETING")
 
     @property
     def held(self) -> bool:
         """Whether it waits until somebody releases it."""
-        return self.alive and self.reason in HELD
+        return self.alive and (self.reason in HELD or self.state in ("REQUEUE_HOLD", "SPECIAL_EXIT"))
 
     @property
-    def succeeded(self) -> bool:
-        return self.state == "COMPLETED"
+    def cancelled(self) -> bool:
+        return not self.alive and self.state.startswith("CANCELLED")
 
     @property
     def waits_for_another(self) -> bool:
         return self.alive and self.reason == "Dependency"
 
     def __str__(self) -> str:
-        why = [part for part in (self.reason, self.exit) if part not in UNSAID]
-        advice = f"; scontrol release {self.job}" if self.held else ""
-        return f"job {self.job} {self.state}" + (f" ({', '.join(why)}{advice})" if why else "")
+        advice = f"scontrol release {self.job}" if self.held else ""
+        why = [part for part in (self.reason, self.exit, advice) if part not in UNSAID]
+        place = f" on {self.node}" if self.node else ""
+        return f"job {self.job} {self.state}{place}" + (f" ({', '.join(why)})" if why else "")

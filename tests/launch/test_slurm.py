@@ -19,7 +19,8 @@ from typing import Any
 import pytest
 
 from pruning.runs import Run, claims, every
-from pruning.runs.records import recorded_jobs, recorded_sweeps
+from pruning.runs.jobs import recorded_jobs
+from pruning.runs.records import recorded_sweeps
 from tests.commands import ROOT, Command, Running, Server
 from tests.helpers import rows
 from tests.launch.processes import start, until
@@ -153,12 +154,12 @@ def test_a_sweep_on_slurm_gives_the_bytes_of_the_local_one(clean: Clean, referen
 
 def test_a_shared_step_is_a_task_that_an_array_waits_for(clean: Clean) -> None:
     jobs = recorded_jobs(clean.submitter.runs)
-    named = {run.path.name: jobs[run.path.name.rpartition("-")[2]] for run in every(clean.submitter.runs)}
+    named = {run.path.name: jobs[run.path.name.rpartition("-")[2]].job for run in every(clean.submitter.runs)}
     of = {stage: {job for name, job in named.items() if name.startswith(stage)} for stage in ("train", "prune", "fine")}
     assert (len(of["train"]), len(of["prune"])) == (2, 4)
     assert of["prune"] == of["fine"]
     assert not of["prune"] & of["train"]
-    assert len({job.partition("_")[0] for job in jobs.values()}) == 3
+    assert len({record.job.partition("_")[0] for record in jobs.values()}) == 3
 
 
 def overlap(a: dict[str, str], b: dict[str, str]) -> bool:
@@ -407,7 +408,8 @@ def test_a_relaunch_submits_nothing_twice(submitters: Callable[[str], Submitter]
     # the new cells wait for the dense networks that are queued
     assert "submitted 2 tasks" in launched(*more)
     job_of = recorded_jobs(submitter.runs)
-    trains = [job_of[step.id] for step in recorded_sweeps(submitter.runs)[-1].steps if step.stage == "train"]
+    sweeps, _ = recorded_sweeps(submitter.runs)
+    trains = [job_of[step.id].job for step in sweeps[-1].steps if step.stage == "train"]
     waits = {about(job)["Dependency"].partition("(")[0] for job in jobs(submitter.runs)[-2:]}
     assert waits == {f"afterok:{job}" for job in trains}
     # what waits for a job that will not succeed must be submitted again
@@ -492,3 +494,78 @@ def test_a_stage_with_two_inputs_after_three_levels(submitters: Callable[[str], 
     local = submitter(*submitter.recipe, *levels, *toy, runs=tmp_path)
     assert local.returncode == 0, local.stderr
     assert equal_to(tmp_path, submitter.runs, 2 * 8)
+
+
+# What status and wait=true say, and what people do to jobs.
+
+
+def test_a_failure_before_python_is_shown_with_its_reason_and_log(submitters: Callable[[str], Submitter]) -> None:
+    submitter = submitters("before-python")
+    done = submitter.submit('hydra.launcher.setup=["echo no module; exit 3"]', WAIT, *ONE).wait()
+    (job,) = jobs(submitter.runs)
+    log = submitter.runs / ".sweeps" / "slurm" / job / f"{job}_0_log.out"
+    assert done.returncode == 1
+    for text in (done.stderr, submitter("stage=status").stdout):
+        assert f"job {job} FAILED on " in text
+        assert f"(exit 3)\n  | no module\n  log: {log}" in text
+
+
+def test_status_asks_the_queue_and_a_relaunch_after_scancel_submits(
+    submitters: Callable[[str], Submitter], reference: Path
+) -> None:
+    submitter = submitters("cancelled")
+    assert submitter.submit(HOLD, *ONE).wait().returncode == 0
+    (job,) = jobs(submitter.runs)
+    assert f"held: job {job} PENDING (JobHeldUser, scontrol release {job})" in submitter("stage=status").stdout
+    shell("scontrol", "release", job)
+    until(lambda: list(submitter.runs.glob("train-*/metrics.jsonl")))
+    shell("scancel", job)
+    again = submitter.submit(WAIT, *ONE).wait()  # while the first is completing
+    assert again.returncode == 0, again.stderr
+    assert "submitted 1 task: jobs " in again.stdout
+    assert equal_to(reference, submitter.runs, 3)
+
+
+def test_two_launches_at_once_submit_once(submitters: Callable[[str], Submitter]) -> None:
+    submitter = submitters("at-once")
+    both = [submitter.submit(HOLD, *GRID) for _ in range(2)]
+    printed = sorted(one.wait().stdout for one in both)
+    assert len(jobs(submitter.runs)) == 6
+    assert sum("submitted 6 tasks" in text for text in printed) == 1
+    assert sum("what is missing is queued already" in text for text in printed) == 1
+
+
+def test_a_signal_that_asks_a_job_to_stop_leaves_none_asleep(submitters: Callable[[str], Submitter]) -> None:
+    submitter = submitters("told-to-stop")
+    launch = submitter.submit(WAIT, SAFE, 'hydra.launcher.setup=["set -e"]', *ONE)
+    launch.until(lambda: list(submitter.runs.glob("train-*/resume.pt")))
+    (job,) = jobs(submitter.runs)
+    shell("scancel", "--signal=TERM", job)
+    assert launch.wait().returncode == 1
+    assert (about(job)["JobState"], about(job)["ExitCode"]) == ("FAILED", "143:0")
+    assert "(exit 143)" in submitter("stage=status").stdout
+
+
+def test_several_cells_are_one_task_with_a_name_and_its_processors(
+    submitters: Callable[[str], Submitter], reference: Path
+) -> None:
+    submitter = submitters("bundled")
+    many = ("hydra.launcher.cells_per_task=4", "hydra.launcher.cpus_per_task=2", "env.threads=1")
+    lines = f"hydra.launcher.setup=[\"srun sh -c 'scontrol show step $SLURM_JOB_ID.0 > {submitter.home}/step'\"]"
+    done = submitter.submit(WAIT, *many, lines, *GRID).wait()
+    assert done.returncode == 0, done.stderr
+    (job,) = jobs(submitter.runs)
+    assert about(job)["JobName"].startswith("finetune-image_folder-resnet20-p0.3_0.5-s0_1")
+    assert "CPUs=2" in (submitter.home / "step").read_text()
+    assert equal_to(reference, submitter.runs, 10)
+
+
+def test_without_a_controller_nothing_is_written(submitters: Callable[[str], Submitter], tmp_path: Path) -> None:
+    submitter = submitters("no-controller")
+    conf = tmp_path / "slurm.conf"
+    text = Path("/etc/slurm/slurm.conf").read_text()
+    conf.write_text(text + "SlurmctldPort=6999\n")
+    done = submitter.start(*submitter.recipe, *SLURM, *ONE, SLURM_CONF=str(conf)).wait()
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "controller does not answer" in done.stderr
+    assert not list(submitter.runs.glob(".sweeps/*"))

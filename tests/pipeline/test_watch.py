@@ -12,6 +12,7 @@ from pruning.errors import UserError
 from pruning.pipeline import watch
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, Step, StepStatus, claims, records, status_of
+from pruning.runs.jobs import JobRecord, record_jobs
 from pruning.tracking.live import LiveTable, RichLiveTable, live_table
 from tests.pipeline.made import chain, dead, place, step, sweep_of
 from tests.runs.steps import taken
@@ -111,7 +112,8 @@ def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done_and_its_jobs(sw
     assert title == f"{sweep.title}: 5 steps, 1 missing, 4 waiting"
     assert [fields(row) for row in rows[:2]] == [[DENSE.name, "missing"], [PRUNED.name, f"waiting: for {DENSE.id}"]]
     done(runs, DENSE)
-    records.record_jobs(runs, [(DENSE,), (PRUNED, TUNED)], ["12_0", "13_1"])
+    submitted = [JobRecord(job="12_0", steps=(DENSE.id,)), JobRecord(job="13_1", steps=(PRUNED.id, TUNED.id))]
+    record_jobs(runs, submitted)
     assert [fields(row)[2:] for row in blocks(runs)[0][3:]] == [["job 13_1"], ["job 13_1"], [], []]
     done(runs, PRUNED)
     claim = running(runs, TUNED, epochs=2)
@@ -152,7 +154,7 @@ def test_known_steps_come_back_as_they_were_by_level_and_stage(tmp_path: Path) -
     steps = [DENSE, *chain(0.3, 1, "train"), PRUNED, TUNED, step("prune", TUNED, percent=0.5)]
     for one in reversed(steps):
         place(tmp_path, one).write_config(one, {"code": None})
-    assert watch.known(tmp_path) == sorted(steps[:2], key=lambda one: one.name) + steps[2:]
+    assert watch.known(tmp_path) == (sorted(steps[:2], key=lambda one: one.name) + steps[2:], [])
 
 
 # LiveStatus
