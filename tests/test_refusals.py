@@ -1,4 +1,4 @@
-"""Whatever a setting is set to, a command is accepted, or refused before any work in one line that names the setting."""
+"""Whatever a setting is set to, a command is accepted, or refused before any work in a line that names the setting."""
 
 import runpy
 import sys

@@ -131,10 +131,11 @@ class Run:
 
     def clean(self) -> None:
         """Remove what a killed attempt was writing, and no one's claim."""
-        for path in self.path.glob(".*.*"):
-            if not path.name.startswith(".claim-"):
-                with suppress(OSError):  # it is in nobody's way
-                    path.unlink()
+        with suppress(OSError):  # what is left is in nobody's way
+            for path in self.path.glob(".*.*"):
+                if not path.name.startswith(".claim-"):
+                    with suppress(OSError):
+                        path.unlink()
 
     def tidy(self) -> None:
         """Remove what a step that is done needs no more, left by a process that was killed or overtaken."""

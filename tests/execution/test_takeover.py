@@ -69,7 +69,8 @@ def stop(running: Running, command: Command, more_than: int) -> int:
     running.until(lambda: epochs(command.runs) > more_than)
     running.kill(signal.SIGSTOP)
     running.until(lambda: Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
-    assert (made := epochs(command.runs)) < EPOCHS, "it was too fast to be stopped"
+    made = epochs(command.runs)
+    assert made < EPOCHS, "it was too fast to be stopped"
     return made
 
 

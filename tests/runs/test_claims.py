@@ -279,7 +279,7 @@ def test_whatever_happened_to_it_a_lost_claim_is_lost_and_takes_nothing_from_oth
     LOSSES[how](folder)
     others = {path.name: path.stat().st_mtime_ns for path in folder.glob("*") if path.read_text() != token}
     assert claim.lost()
-    with pytest.raises(claims.LostClaim, match="^step was (taken over|finished) by "):
+    with pytest.raises(claims.LostClaim, match=r"^step was (taken over|finished) by "):
         claim.check()
     claim.release()
     assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*") if path.read_text() != token} == others
