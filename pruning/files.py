@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,9 +26,13 @@ class DamagedError(UserError):
         self.path = path
 
 
-def write_whole(path: Path, content: bytes | memoryview) -> None:
-    """Write `content` to `path`, making its directory; no crash leaves a part. CannotWriteError if the disk refuses."""
+def write_whole(path: Path, content: bytes | memoryview, check: Callable[[], None] = lambda: None) -> None:
+    """Write `content` to `path`, making its directory; no crash leaves a part. CannotWriteError if the disk refuses.
+
+    `check` is called when only the rename is left, and may raise.
+    """
     with _beside(path, content) as temporary:
+        check()
         temporary.replace(path)
 
 

@@ -50,7 +50,8 @@ class RunRecorder(TrainingHooks):
         self.run.write_config(self.step, machine)
         # epochs that were finished but not saved are made again, so their rows go; the state has all others
         path = self.run.path / "metrics.jsonl"
-        write_whole(path, b"".join(map(line, self.rows)))
+        # checked when the new file lies beside it: who takes over after that removes it (`clean`), and the rename fails
+        write_whole(path, b"".join(map(line, self.rows)), self.claim.check)
         try:
             self.metrics = path.open("ab", buffering=0)
         except OSError as error:
@@ -82,7 +83,7 @@ class RunRecorder(TrainingHooks):
         self.claim.check()
         packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
         torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows}, packed)
-        write_whole(self.run.resume, packed.getbuffer())
+        write_whole(self.run.resume, packed.getbuffer(), self.claim.check)
         if self.unsent:  # only what a resumed run will not send again
             self.tracker.row(self.unsent)
             self.unsent = None

@@ -218,3 +218,11 @@ def test_no_two_results_and_no_epoch_twice(moves: list[tuple[int, str, int]], lo
         runs = Path(home)
         play(runs, moves, list(lose))
         kept(Run.for_step(DENSE, runs).path)
+
+
+def test_who_is_overtaken_at_any_moment_changes_nothing() -> None:
+    with world():
+        for moment in range(60):
+            with tempfile.TemporaryDirectory() as home:
+                play(Path(home), [(0, "go", moment), (0, "silence", 1), (1, "go", 400)], [set()] * ACTORS)
+                kept(Run.for_step(DENSE, Path(home)).path)
