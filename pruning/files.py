@@ -32,14 +32,13 @@ class DamagedError(UserError):
         self.path = path
 
 
-def write_whole(path: Path, content: bytes | memoryview, ready: Callable[[], object] | None = None) -> None:
+def write_whole(path: Path, content: bytes | memoryview, check: Callable[[], None] = lambda: None) -> None:
     """Write `content` to `path`, making its directory; no crash leaves a part. CannotWriteError if the disk refuses.
 
-    `ready` is called when all is on the disk but the last step, which is a matter of microseconds; it may refuse.
+    `check` is called when only the rename is left, and may raise.
     """
     with _beside(path, content) as temporary:
-        if ready:
-            ready()
+        check()
         temporary.replace(path)
 
 

@@ -33,8 +33,8 @@ class Checkpoint:
     num_classes: int
     normalisation: dict[str, list[float]]  # mean and std of each channel, pixels scaled to 0..1
 
-    def save(self, path: Path, ready: Callable[[], object] | None = None) -> str:
-        """Write the file whole or not at all, `ready` as in `write_whole`; equal checkpoints give equal bytes.
+    def save(self, path: Path, check: Callable[[], None] = lambda: None) -> str:
+        """Write the file whole or not at all, `check` as in `write_whole`; equal checkpoints give equal bytes.
 
         Return its sha256, in hex.
         """
@@ -43,7 +43,7 @@ class Checkpoint:
         # one metadata entry: safetensors writes several in an order that changes from process to process
         metadata = {"pruning": json.dumps(about, sort_keys=True)}
         packed = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
-        write_whole(path, packed, ready)
+        write_whole(path, packed, check)
         return hashlib.sha256(packed).hexdigest()
 
     def network(self) -> nn.Module:

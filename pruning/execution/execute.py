@@ -39,8 +39,7 @@ def run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopReques
 def try_run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopRequest) -> Result | None:
     """As `run_step`, but return None at once while another process makes the step, also if it has taken it over."""
     run = Run.for_step(step, env.runs)
-    if result := run.finished():
-        run.tidy()
+    if result := _taken(run):
         return result
     if stop.signal:
         raise Interrupted
@@ -52,7 +51,14 @@ def try_run_step(step: Step, env: Env, reporter: tracking.Reporter, stop: StopRe
         reporter.note(f"{error}; what it makes is taken")
     except CannotWriteError as error:
         raise UserError(f"{error}, with env.runs=DIR") from error
-    return run.finished()
+    return _taken(run)
+
+
+def _taken(run: Run) -> Result | None:
+    """Return the result if the step is done, and remove what an overtaken process, perhaps this one, wrote too late."""
+    if result := run.finished():
+        run.tidy()
+    return result
 
 
 def _make(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: tracking.Reporter, stop: StopRequest) -> None:

@@ -52,7 +52,8 @@ class RunRecorder(TrainingHooks):
         self.run.write_config(self.step, machine)
         # epochs that were finished but not saved are made again, so their rows go; the state has all others
         path = self.run.path / "metrics.jsonl"
-        write_whole(path, b"".join(map(line, self.rows)))
+        # checked when the new file lies beside it: who takes over after that removes it (`clean`), and the rename fails
+        write_whole(path, b"".join(map(line, self.rows)), self.claim.check)
         try:
             self.metrics = path.open("ab", buffering=0)
         except OSError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, Command, Running, Server
-from tests.helpers import by_stage, epochs, lasting, rows
+from tests.helpers import by_stage, epochs, lasting, rows, slow
 from tests.namespaces import privileged
 
 Small = tuple[str, ...]
@@ -21,6 +21,23 @@ OLD = 1000.0  # seconds; more than any patience
 MADE = ("metrics.jsonl", "model.safetensors", "result.json")
 UTS = ("--uts",)
 PID = ("--uts", "--pid", "--fork", "--mount-proc")
+
+LATE = """
+import os, runpy, signal, sys
+from pruning import checkpoints
+from pruning.execution import recorder
+_, owner, name, last, wanted, *sys.argv = sys.argv
+owner = eval(owner)
+real, calls = getattr(owner, name), []
+def late(*args, **options):
+    calls.extend([0] * (wanted in str(args)))
+    if len(calls) == int(last):
+        calls.append(0)
+        os.kill(os.getpid(), signal.SIGSTOP)
+    return real(*args, **options)
+setattr(owner, name, late)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 pytestmark = privileged
 
@@ -39,11 +56,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: Server, traini
 
 
 @contextmanager
-def elsewhere(command: Command, training: Small, flags: tuple[str, ...]) -> Iterator[Running]:
-    """Start the training in new namespaces (`flags` of unshare), where no process of ours is seen to live."""
+def elsewhere(command: Command, training: Small, flags: tuple[str, ...], *late: str) -> Iterator[Running]:
+    """Start the training in new namespaces (`flags` of unshare), where no process of ours is seen to live.
+
+    With `late` it stops itself: there, the so-manieth time, where the path has that name.
+    """
     out, err = (command.home / f"elsewhere.{name}" for name in ("out", "err"))
     places = [f"env.runs={command.runs}", f"env.data={command.home / 'data'}", "env.device=cpu", "env.threads=1"]
-    argv = [sys.executable, str(ROOT / "main.py"), *places, *training]
+    program = ("-c", LATE, *late) if late else ()
+    argv = [sys.executable, *program, str(ROOT / "main.py"), *places, *training]
     shell = ["unshare", *flags, "sh", "-c", 'hostname other && exec "$@"', "sh", *argv]
     with out.open("w") as o, err.open("w") as e:
         process = subprocess.Popen(shell, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=o, stderr=e)
@@ -64,19 +85,23 @@ def folder(command: Command) -> Path:
     return by_stage(command.runs)["train"].path
 
 
+def stopped(running: Running) -> bool:
+    return Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
 def stop(running: Running, command: Command, more_than: int) -> int:
     """Stop the whole process when more than so many epochs are on the disk; return how many are."""
     running.until(lambda: epochs(command.runs) > more_than)
     running.kill(signal.SIGSTOP)
-    running.until(lambda: Path(f"/proc/{running.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T")
+    running.until(lambda: stopped(running))
     made = epochs(command.runs)
     assert made < EPOCHS, "it was too fast to be stopped"
     return made
 
 
-def silence(command: Command, number: int) -> None:
-    """Have the last heartbeat of a stopped process be long ago."""
-    then = time.time() - OLD
+def beat(command: Command, number: int, ago: float = 0.0) -> None:
+    """Have the last heartbeat of a stopped process be so many seconds ago."""
+    then = time.time() - ago
     os.utime(folder(command) / f"claim-{number}", (then, then))
 
 
@@ -90,12 +115,16 @@ def takes(running: Running, command: Command, undisturbed: Path) -> None:
     """Assert that who was overtaken ends well, and leaves what is there as if it had not been."""
     before = kept(command)
     running.kill(signal.SIGCONT)
+    has_taken(running)
+    assert kept(command) == before
+    alike(command, undisturbed)
+
+
+def has_taken(running: Running) -> None:
     ended = running.wait()
     assert ended.returncode == 0, running.printed()
     assert "; what it makes is taken" in running.printed()
     assert "Traceback" not in running.printed()
-    assert kept(command) == before
-    alike(command, undisturbed)
 
 
 def alike(command: Command, undisturbed: Path) -> None:
@@ -111,7 +140,84 @@ def test_who_was_stopped_and_overtaken_takes_what_was_finished_meanwhile(
 ) -> None:
     with elsewhere(command, training, flags) as first:
         stop(first, command, 2)
-        silence(command, 1)
+        beat(command, 1, OLD)
         done = command(*training)
         assert (done.returncode, done.stderr) == (0, "")
         takes(first, command, undisturbed)
+
+
+@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
+def test_who_was_overtaken_waits_for_who_is_not_done(
+    command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
+) -> None:
+    def waits() -> bool:
+        beat(command, 2)  # who is stopped in this test is only slow
+        return "waiting, it is made by process" in first.printed()
+
+    with elsewhere(command, training, flags) as first:
+        made = stop(first, command, 2)
+        beat(command, 1, OLD)
+        second = command.start(*training)
+        stop(second, command, made)
+        first.kill(signal.SIGCONT)
+        first.until(waits)
+        assert f"was taken over by process {second.pid}" in first.printed()
+        second.kill(signal.SIGCONT)
+        done = second.wait()
+        assert (done.returncode, done.stderr) == (0, "")
+        has_taken(first)
+        alike(command, undisturbed)
+
+
+@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
+def test_who_was_overtaken_takes_what_a_third_made_after_the_second_was_killed(
+    command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
+) -> None:
+    with elsewhere(command, training, flags) as first:
+        made = stop(first, command, 2)
+        beat(command, 1, OLD)
+        second = command.start(*training)
+        stop(second, command, made)
+        second.kill(signal.SIGKILL)
+        assert second.wait().returncode == -signal.SIGKILL
+        done = command(*training)
+        assert (done.returncode, done.stderr) == (0, "")
+        takes(first, command, undisturbed)
+
+
+def test_who_was_overtaken_goes_on_itself_when_the_other_is_gone(
+    command: Command, training: Small, undisturbed: Path
+) -> None:
+    with elsewhere(command, training, UTS) as first:
+        made = stop(first, command, 2)
+        beat(command, 1, OLD)
+        second = command.start(*training)
+        stop(second, command, made)
+        second.kill(signal.SIGKILL)
+        second.wait()
+        beat(command, 2, OLD)
+        first.kill(signal.SIGCONT)
+        assert first.wait().returncode == 0, first.printed()
+        alike(command, undisturbed)
+
+
+MOMENTS = {  # where the claim was checked, and what was to be written is not
+    "a row": ("recorder", "line", "4", "epoch"),
+    "the state": ("recorder", "write_whole", "4", "resume.pt"),
+    "the model": ("checkpoints.Checkpoint", "save", "1", "model.safetensors"),
+    "the result": ("recorder", "publish", "1", "result.json"),
+}
+
+
+@pytest.mark.parametrize("moment", MOMENTS)
+def test_what_comes_late_changes_nothing(command: Command, training: Small, undisturbed: Path, moment: str) -> None:
+    with elsewhere(command, training, UTS, *MOMENTS[moment]) as first:
+        first.until(lambda: stopped(first))
+        beat(command, 1, OLD)
+        done = command(*training)
+        assert (done.returncode, done.stderr) == (0, "")
+        before = kept(command)
+        first.kill(signal.SIGCONT)
+        has_taken(first)
+        assert kept(command) == before
+        alike(command, undisturbed)
