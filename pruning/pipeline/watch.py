@@ -144,8 +144,6 @@ def status_text(runs: Path, queue: Queue | None = None) -> str:
         blocks.append(block("single runs", singles, runs, queue))
     if damaged or others:
         blocks.append("\n".join(["not read:", *(f"  {printable(str(error))}" for error in [*damaged, *others])]))
-    if blocks and queue is None and recorded_jobs(runs):
-        blocks.append(UNASKED)
     return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
 
 
@@ -180,5 +178,6 @@ def block(title: str, steps: Sequence[Step], runs: Path, queue: Queue | None = N
     ]
     if rows:
         lines.append(report.text(rows, ("step", "state", "submitted as")))
+        lines += [UNASKED] if queue is None and any(job for _, _, job in rows) else []
     failed = [step for step in steps if found[step.id].state in LOST]
     return "\n".join([*lines, *(lost_text(step, found[step.id], runs) for step in failed)])

@@ -114,11 +114,12 @@ def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done_and_its_jobs(sw
     done(runs, DENSE)
     submitted = [JobRecord(job="12_0", steps=(DENSE.id,)), JobRecord(job="13_1", steps=(PRUNED.id, TUNED.id))]
     record_jobs(runs, submitted)
-    assert [fields(row)[2:] for row in blocks(runs)[0][3:]] == [["job 13_1"], ["job 13_1"], [], []]
+    assert [fields(row)[2:] for row in blocks(runs)[0][3:]] == [["job 13_1"], ["job 13_1"], [], [], []]
     done(runs, PRUNED)
     claim = running(runs, TUNED, epochs=2)
     fail(runs, OTHER[0], ["first", "last"])
     ((title, _, _, row, *rows),) = blocks(runs)
+    assert watch.UNASKED in rows
     assert title == f"{sweep.title}: 5 steps, 2 done, 1 failed, 1 not run, 1 running"
     assert re.fullmatch(rf"{TUNED.name}  +running at epoch 2: process .*", row)
     failed, lost = [OTHER[0].name, "failed: ValueError: no"], [OTHER[1].name, f"not run: {OTHER[0].id} failed"]
