@@ -1,3 +1,4 @@
+import random
 import re
 import sys
 from collections import Counter
@@ -20,7 +21,7 @@ from hydra_plugins.pruning_hydra.launchers import PlanLauncher
 from hydra_plugins.pruning_hydra.messages import explain
 from pruning.pipeline.sweep import Sweep
 from tests.commands import ROOT, Command
-from tests.helpers import stamps
+from tests.helpers import CI, stamps
 from tests.pipeline.made import place
 
 Jobs = list[list[str]]
@@ -96,6 +97,47 @@ def test_each_config_is_the_one_that_hydra_composes_and_touches_no_other(hydra: 
     assert found == [*alone, *reversed(alone)]
     found[0]["train"]["epochs"] = "changed"
     assert found[-1] == alone[0]
+
+
+WORDS = (
+    *(
+        "seed=1",
+        "seed=2",
+        "++seed=3",
+        "train.lr=0.9",
+        "++train.lr=0.7",
+        "+train.extra=1",
+        "++train.extra=2",
+        "train.extra=3",
+    ),
+    *(
+        "~train.momentum",
+        "train.momentum=0.5",
+        "++train.momentum=0.1",
+        "arch=vgg16",
+        "arch=resnet32",
+        "++arch.name=resnet56",
+    ),
+    *("dataset=cifar10", "dataset.flip=true", "++dataset.pad=2", "~dataset.pad", "recipe=original", "prune=random"),
+    *("prune.percent=0.3", "++prune.percent=0.4", "train={epochs: 5}", "++finetune={lr: 2}", "env.wandb.tags=[a,b]"),
+    *("finetune.lr=${train.lr}", "+sweep=smoke", "~levels", "++new.key=${seed}", "+finetune.some=[1,2]"),
+)
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_overrides_mean_what_hydra_means_in_any_order(hydra: Hydra, start: int) -> None:
+    """Also what is an error means an error."""
+    chance = random.Random(start)
+    for _ in range(60 if CI else 15):
+        job = chance.sample(WORDS, chance.randint(1, 6))
+
+        def outcome(compose: Callable[[], Any]) -> Any:
+            try:
+                return compose()
+            except Exception as error:
+                return type(error).__name__ and "refused"
+
+        assert outcome(lambda job=job: hydra.ours([job])[0]) == outcome(lambda job=job: hydra.its_own(job)), job
 
 
 def test_hydra_works_once_for_each_choice_of_groups(hydra: Hydra, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -178,6 +178,6 @@ def block(title: str, steps: Sequence[Step], runs: Path, queue: Queue | None = N
     ]
     if rows:
         lines.append(report.text(rows, ("step", "state", "submitted as")))
-        lines += [UNASKED] if queue is None and any(job for _, _, job in rows) else []
     failed = [step for step in steps if found[step.id].state in LOST]
-    return "\n".join([*lines, *(lost_text(step, found[step.id], runs) for step in failed)])
+    lines += [lost_text(step, found[step.id], runs) for step in failed]
+    return "\n".join([*lines, UNASKED] if queue is None and any(job for _, _, job in rows) else lines)

@@ -119,12 +119,11 @@ def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done_and_its_jobs(sw
     claim = running(runs, TUNED, epochs=2)
     fail(runs, OTHER[0], ["first", "last"])
     ((title, _, _, row, *rows),) = blocks(runs)
-    assert watch.UNASKED in rows
     assert title == f"{sweep.title}: 5 steps, 2 done, 1 failed, 1 not run, 1 running"
     assert re.fullmatch(rf"{TUNED.name}  +running at epoch 2: process .*", row)
     failed, lost = [OTHER[0].name, "failed: ValueError: no"], [OTHER[1].name, f"not run: {OTHER[0].id} failed"]
     assert [fields(row) for row in rows[:2]] == [failed, lost]
-    assert rows[2:] == watch.failure_text(OTHER[0], "ValueError: no", runs).splitlines()
+    assert rows[2:] == [*watch.failure_text(OTHER[0], "ValueError: no", runs).splitlines(), watch.UNASKED]
     claim.forget()
     dead(Run.for_step(TUNED, runs))
     assert "1 died" in blocks(runs)[0][0]
