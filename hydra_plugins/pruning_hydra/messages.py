@@ -12,6 +12,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pruning.errors import Interrupted, UserError, printable
 
+SWEPT = "Sweeping over Hydra's configuration is not supported"  # Hydra's words
+
 
 @contextmanager
 def one_line(full: str | None = os.environ.get("HYDRA_FULL_ERROR")) -> Iterator[None]:
@@ -55,6 +57,8 @@ def explain(error: BaseException) -> str:
     if isinstance(chain[-1], OmegaConfBaseException) and chain[-1].full_key:
         return unknown_key(chain[-1])
     text = " ".join(str(error).split())
+    if SWEPT in text:
+        return f"{text}; a launcher has one value of each setting for all cells: write a list as [a,b]"
     known = type(error).__module__.startswith(("hydra", "omegaconf"))
     return text if known else f"{type(error).__name__}: {text} (HYDRA_FULL_ERROR=1 shows where)"
 

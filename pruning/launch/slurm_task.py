@@ -32,6 +32,7 @@ class SlurmTask:
 
     def __call__(self) -> None:
         """Make all steps that can be made; SystemExit with status 1 if one failed."""
+        tracking.forgive()
         env, reporter, lost = Env.from_config(self.env), tracking.Reporter(), set[str]()
         env.prepare()
         self.rename()
