@@ -98,6 +98,7 @@ def test_a_signal_stops_with_the_state_saved(
 
 
 def test_a_signal_is_a_request_and_a_second_ctrl_c_the_end() -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     before = [signal.getsignal(number) for number in SIGNALS]
     for number in SIGNALS:
         with StopRequest() as stop:

@@ -151,7 +151,7 @@ def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
     command, killed = begun("train-*-s0-*", "*-p0.3-s0-*", "finetune-*-p0.3-s1-*"), number == signal.SIGKILL
     (name,) = (path.name for path in undisturbed.glob("train-*-s0-*"))
     running = start(command, *grid)
-    running.until(lambda: epochs(command.runs, name) >= 1)
+    running.until(lambda: epochs(command.runs, name) >= 2)  # so that the first has been shown too
     os.kill(holders(command.runs)[name], number)
     done = running.wait()
     assert done.returncode == 1

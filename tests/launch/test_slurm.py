@@ -3,12 +3,13 @@
 Every model is compared byte by byte with that of one sweep made on this machine by the local launcher, undisturbed.
 """
 
-import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from pruning.files import read_lines
 from pruning.runs import Run, claims, every
 from pruning.runs.jobs import recorded_jobs
 from pruning.runs.records import recorded_sweeps
@@ -48,8 +50,7 @@ def shell(*command: str) -> str:
 
 def jobs(runs: Path) -> list[str]:
     """Return all jobs that were submitted for `runs`, the oldest first."""
-    file = runs / ".sweeps" / "jobs.jsonl"
-    return [json.loads(line)["job"] for line in file.read_text().splitlines()] if file.exists() else []
+    return [line["job"] for line in read_lines(runs / ".sweeps" / "jobs.jsonl")]
 
 
 def about(job: str) -> dict[str, str]:
@@ -569,3 +570,137 @@ def test_without_a_controller_nothing_is_written(submitters: Callable[[str], Sub
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "controller does not answer" in done.stderr
     assert not list(submitter.runs.glob(".sweeps/*"))
+
+
+# Chaos.
+
+CHAOS = (*GRID[:2], "train.epochs=60", "finetune.epochs=40")  # steps of some seconds
+SEEDS = [int(seed) for seed in os.environ.get("CHAOS_SEEDS", "0").split(",")]
+LEAST = 12  # events
+
+
+@dataclass
+class Chaos:
+    """A sweep on SLURM, and what can happen to it; each event needs a job that runs, and says whether there was one."""
+
+    submitter: Submitter
+    chance: random.Random
+    first: dict[str, int] = field(default_factory=dict)  # when each result was seen first
+
+    def launch(self, *more: str) -> subprocess.CompletedProcess[str]:
+        return self.submitter.submit(*CHAOS, *more, "-m").wait()
+
+    def end(self) -> None:
+        until(lambda: not self.live())
+
+    def look(self) -> int:
+        """Hold what is done to what was done before: nothing is made twice. Return how many steps that is."""
+        now = result_times(self.submitter.runs)
+        assert self.first.items() <= now.items()
+        self.first = now
+        return len(now)
+
+    def live(self, state: str = "RUNNING,PENDING,COMPLETING,REQUEUED") -> list[str]:
+        """Return the jobs of these runs in a state, as squeue has them."""
+        mine = {job.partition("_")[0] for job in jobs(self.submitter.runs)}
+        command = ["squeue", "--me", "--noheader", "--array", f"--states={state}", "--format=%i"]
+        answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout.split()
+        return sorted(job for job in answer if job.partition("_")[0] in mine)
+
+    def running(self) -> str | None:
+        """Return a job that runs, when there is one; None if none is left."""
+        found: list[str] = []
+
+        def looked() -> bool:
+            found[:] = self.live("RUNNING")
+            return bool(found) or not self.live()
+
+        until(looked)
+        return self.chance.choice(found) if found else None
+
+    def pause(self) -> None:
+        time.sleep(self.chance.choice([0, 0.3, 2]) * self.chance.random())  # a moment that nobody chose
+
+    def holder(self) -> int | None:
+        held = [claims.held(run.path) for run in every(self.submitter.runs) if not run.done]
+        pids = [one["pid"] for one in held if one]
+        return self.chance.choice(pids) if pids else None
+
+    def cancel(self, job: str) -> None:
+        shell("scancel", job)
+
+    def cancel_and_relaunch(self, job: str) -> None:
+        shell("scancel", job)
+        self.launch()
+
+    def kill(self, _job: str) -> None:
+        if pid := self.holder():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def usr2(self, job: str) -> None:
+        subprocess.run(["scancel", "--signal=USR2", job], check=False, capture_output=True)
+
+    def term(self, job: str) -> None:
+        subprocess.run(["scancel", "--signal=TERM", job], check=False, capture_output=True)
+
+    def requeue(self, job: str) -> None:
+        subprocess.run(["scontrol", "requeue", job], check=False, capture_output=True)
+
+    def preempt(self, _job: str) -> None:
+        shell("sbatch", "--partition=high", "--cpus-per-task=8", "--mem=16", "--output=/dev/null", "--wrap=sleep 1")
+
+    def drain(self, _job: str) -> None:
+        node = shell("sinfo", "--noheader", "--format=%n").split()[0]
+        shell("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+        self.pause()
+        shell("scontrol", "update", f"nodename={node}", "state=resume")
+
+    def restart(self, _job: str) -> None:
+        """Kill the controller, and start it again."""
+        state = Path(os.environ.get("SLURM_ONE_DIR", "/var/lib/slurm-one"))
+        os.kill(int((state / "slurmctld.pid").read_text()), signal.SIGKILL)
+        self.pause()
+        shell(str(CLUSTER / "slurm-up.sh"))
+
+    def tear(self, _job: str) -> None:
+        with (self.submitter.runs / ".sweeps" / "jobs.jsonl").open("a") as file:
+            file.write('{"job": "12", "ste\n')
+
+
+EVENTS = ("cancel", "cancel_and_relaunch", "kill", "usr2", "term", "requeue", "preempt", "drain", "restart", "tear")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_chaos_ends_in_equal_bytes_and_each_step_is_made_once(
+    submitters: Callable[[str], Submitter], server: Server, recipe: tuple[str, ...], tmp_path: Path, seed: int
+) -> None:
+    command = Command(tmp_path, server)
+    assert start(command, *recipe, "hydra.launcher.workers=2", *CHAOS).wait().returncode == 0
+    expected, chance = made(command.runs), random.Random(seed)
+    assert len(expected) == 10
+    events = [*EVENTS, *chance.choices(EVENTS, k=LEAST - len(EVENTS) + chance.randint(0, 3))]
+    chance.shuffle(events)
+    ended: list[tuple[str, int]] = []
+    all_chaos = [Chaos(submitters(f"chaos-{seed}"), chance)]
+    while events:
+        chaos = all_chaos[-1]
+        if not chaos.live():
+            if chaos.look() == len(expected):  # done before all has happened: the rest happens to another sweep
+                all_chaos.append(chaos := Chaos(submitters(f"chaos-{seed}-{len(all_chaos)}"), chance))
+            assert chaos.launch().returncode == 0, ended
+        chaos.pause()
+        if job := chaos.running():
+            ended.append((events[-1], chaos.look()))
+            getattr(chaos, events.pop())(job)
+            chaos.look()
+    for chaos in all_chaos:
+        chaos.end()
+        for _ in range(5):  # what was cancelled or killed is submitted again
+            done = chaos.launch(WAIT)
+            if done.returncode == 0:
+                break
+        assert done.returncode == 0, (ended, done.stderr)
+        assert chaos.look() == len(expected)
+        assert made(chaos.submitter.runs) == expected, ended
+    assert len(ended) >= LEAST

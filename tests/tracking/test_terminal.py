@@ -5,6 +5,7 @@ import pty
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,10 @@ def test_the_end_of_the_terminal_saves_the_state_unless_it_is_ignored(
     ignore = "trap '' HUP; " if nohup else ""
     places = (f"env.runs={command.runs}", f"env.data={command.home / 'data'}", "env.device=cpu", "env.threads=1")
     line = f"{ignore}exec {MAIN} {' '.join((*more, *places))}"
-    with subprocess.Popen(["bash", "-c", line], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+    heard = partial(signal.signal, signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+    with subprocess.Popen(
+        ["bash", "-c", line], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, preexec_fn=heard
+    ) as process:
         while not epochs(command.runs):
             assert process.poll() is None
         process.send_signal(signal.SIGHUP)
