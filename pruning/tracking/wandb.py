@@ -80,7 +80,7 @@ class WandbTracker(Tracker):
             project=self.settings.get("project") or "pruning",
             entity=self.settings.get("entity"),
             tags=self.settings.get("tags"),
-            mode=self.mode,  # type: ignore[arg-type] # a str that env has checked
+            mode=self.mode,  # type: ignore[arg-type] # a str: one that W&B does not know ends the tracking, in its guard
             resume="allow",
             dir=self.home,
             settings=wandb.Settings(
