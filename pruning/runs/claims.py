@@ -151,11 +151,7 @@ def take(folder: Path) -> Claim | None:
         path = folder / f"claim-{number + 1}"
         if not _linked(aside, path, holder["claim"]):
             return None
-        claim = Claim(path, number + 1, holder["claim"])
-        if not claim.overtaken():
-            return claim
-        claim.release()  # others have gone on since `newest`, this process slept
-        return None
+        return _confirmed(Claim(path, number + 1, holder["claim"]))
     except FileNotFoundError as error:  # another has just now forgotten its claims
         if not folder.is_dir():
             raise cannot_write(folder, error) from None
@@ -165,6 +161,17 @@ def take(folder: Path) -> Claim | None:
     finally:
         with contextlib.suppress(OSError):
             aside.unlink()
+
+
+def _confirmed(claim: Claim) -> Claim | None:
+    """Return the claim, unless others have gone on while this process slept; what is not returned is given back."""
+    ours = False
+    try:
+        ours = not claim.overtaken()
+    finally:  # also where the disk does not say: nobody would stop the heartbeat
+        if not ours:
+            claim.release()
+    return claim if ours else None
 
 
 def _linked(aside: Path, path: Path, token: str) -> bool:
