@@ -38,6 +38,7 @@ class Env(Settings):
     device: str = "auto"
     threads: int | None = setting(None, least=1, most=4096)
     imports: tuple[str, ...] = ()  # modules to import first: they may add criteria, scopes, stages, ...
+    logits: bool = True  # keep what each network says to each test image
     wandb: WandbSettings = WandbSettings()
 
     @classmethod

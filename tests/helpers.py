@@ -48,7 +48,8 @@ def lasting(runs: Path) -> dict[str, Any]:
     for run in every(runs):
         figures = {k: v for k, v in (run.result() or {}).items() if k != "seconds"}
         files = sorted(path.name for path in run.path.iterdir())
-        found[run.path.name] = (files, run.model.exists() and run.model.read_bytes(), figures, rows(run))
+        made = {name: (run.path / name).read_bytes() for name in files if name.endswith(".safetensors")}
+        found[run.path.name] = (files, made, figures, rows(run))
     return found
 
 

@@ -14,7 +14,7 @@ from pruning.errors import Interrupted, UserError, naming, printable
 from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
 from pruning.files import CannotWriteError, write_json
-from pruning.runs import VERSION, Ref, Result, Run, Step, claims, is_file
+from pruning.runs import VERSION, Outputs, Ref, Result, Run, Step, claims, is_file
 from pruning.runs.provenance import describe
 from pruning.settings import Settings
 from pruning.stages import STAGES, Context, Inputs, code_of, fed_as
@@ -97,7 +97,7 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
         context = _context(step, images, env, recorder)
         with naming(step.stage, stage.recipe.KEYS):
             checkpoint = _checked(stage.run(context, recipe), step)
-        result = report.measure_result(
+        result, outputs = report.measure_result(
             step,
             checkpoint,
             context.data,
@@ -106,7 +106,7 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
             seconds=recorder.elapsed(),
             just_pruned=stage.prunes,
         )
-        _leave(result, checkpoint, recorder)
+        _leave(result, checkpoint, outputs if env.logits else None, recorder)
     except StateError as error:
         text = f"{recorder.run.resume} is not the state of this step ({error}); delete it to start again"
         raise UserError(text) from None
@@ -114,10 +114,12 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
         recorder.close()
 
 
-def _leave(result: Result, checkpoint: Checkpoint, recorder: RunRecorder) -> None:
+def _leave(result: Result, checkpoint: Checkpoint, outputs: Outputs | None, recorder: RunRecorder) -> None:
     """Write what the step has made, the result last."""
     run = recorder.run
     result["model_sha256"] = checkpoint.save(run.model, recorder.claim.check)
+    if outputs:
+        outputs.save(run.path, recorder.claim.check)
     picture = report.picture(run, checkpoint)
     recorder.tracker.finish(dict(result), report.layers(checkpoint), picture, run.model)
     recorder.finish(result)

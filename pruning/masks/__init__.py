@@ -2,6 +2,7 @@
 
 from pruning.masks.cost import cost
 from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
+from pruning.masks.effective import effective, on_a_path
 from pruning.masks.levels import Levels, sparsities
 from pruning.masks.mask import KINDS, Mask, check, counts, enforcer, masked, prunable, sparsity
 from pruning.masks.scopes import SCOPES, Scope
@@ -20,9 +21,11 @@ __all__ = [
     "check",
     "cost",
     "counts",
+    "effective",
     "enforcer",
     "keep_top",
     "masked",
+    "on_a_path",
     "prunable",
     "prune",
     "sparsities",

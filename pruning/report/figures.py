@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pruning.checkpoints import Checkpoint
 from pruning.data import Data
 from pruning.errors import UserError
-from pruning.masks import cost, sparsity
-from pruning.runs import Result, Run, Step, is_file
+from pruning.masks import cost, effective, sparsity
+from pruning.runs import Outputs, Result, Run, Step, is_file
 from pruning.runs.chain import chain_settings
 from pruning.training import measure
 
@@ -25,14 +26,17 @@ def measure_result(
     rows: Sequence[Mapping[str, Any]],
     seconds: float,
     just_pruned: bool,
-) -> Result:
+) -> tuple[Result, Outputs]:
     """Measure what the step made on the device of `data`, which must be normalised as the checkpoint says.
+
+    Return the figures, and what it says to the test images.
 
     `just_pruned` if these figures are those before finetuning; else they are handed down from the parent, in `runs`.
     `rows` are the step's epochs, `seconds` is what it took. UserError if a loss is not finite.
     """
-    counted, measured = _cost_of(checkpoint, data), _quality_of(step, checkpoint, data)
-    return {
+    said: list[tuple[Tensor, Tensor]] = []
+    counted, measured = _cost_of(checkpoint, data), _quality_of(step, checkpoint, data, said)
+    figures: Result = {
         "id": step.id,
         "stage": step.stage,
         "parent": step.parent,
@@ -51,18 +55,21 @@ def measure_result(
         "normalisation": checkpoint.normalisation,
         "settings": chain_settings(step, runs),
     }
+    logits, labels = (torch.cat(parts) for parts in zip(*said, strict=True))
+    return figures, Outputs.of(logits, labels, data.classes)
 
 
-def _cost_of(checkpoint: Checkpoint, data: Data) -> dict[str, int]:
-    shape = data.train.images.shape
-    return cost(checkpoint.network(), checkpoint.mask, (3, shape[1], shape[2]))
+def _cost_of(checkpoint: Checkpoint, data: Data) -> dict[str, Any]:
+    (_, *size, _), model = data.train.images.shape, checkpoint.network()
+    shape = (3, size[0], size[1])
+    return cost(model, checkpoint.mask, shape) | effective(model, checkpoint.mask, shape)
 
 
-def _quality_of(step: Step, checkpoint: Checkpoint, data: Data) -> dict[str, float]:
+def _quality_of(step: Step, checkpoint: Checkpoint, data: Data, said: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     model = checkpoint.network()
     # torch's types know no memory_format here
     model.to(data.train.images.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    measured = measure(model, data, step.precision)
+    measured = measure(model, data, step.precision, said)
     if wrong := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
         raise UserError(f"what {step.name} made is no network: {', '.join(wrong)}")
     return measured

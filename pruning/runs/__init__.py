@@ -1,5 +1,6 @@
 """Steps and the directories that they leave."""
 
+from pruning.runs.outputs import Outputs
 from pruning.runs.result import Result
 from pruning.runs.run import Run, every, find, lineage, results
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
@@ -8,6 +9,7 @@ from pruning.runs.step import VERSION, Ref, Step, is_file
 __all__ = [
     "LOST",
     "VERSION",
+    "Outputs",
     "Ref",
     "Result",
     "Run",

@@ -36,4 +36,6 @@ class Result(TypedDict):
     before: Mapping[str, float] | None  # test_top1, test_top5, test_loss right after the last pruning
     model_sha256: NotRequired[str]  # of model.safetensors; since 0.3, like what follows
     normalisation: NotRequired[Mapping[str, Any]]  # mean and std of each channel that the network is fed with
+    effective_nonzero: NotRequired[int]  # prunable weights that are kept and on a path from the input to the output
+    empty_layers: NotRequired[tuple[str, ...]]  # names of those that have no weight left
     settings: NotRequired[Mapping[str, Any]]  # of the whole chain, flat, like train.lr: what tells results apart

@@ -1,8 +1,10 @@
 """How good a network is: counted over a whole split, then divided once."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 
 from pruning.data import Data, Split, eval_batches
 
@@ -13,30 +15,52 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, data: Data, split: Split | None = None, *, precision: str = "fp32") -> dict[str, float]:
-    """Return top1, top5 (percent) and loss (mean cross-entropy, nats) on `split`, by default the test split.
+def predict(
+    model: nn.Module, data: Data, split: Split | None = None, *, precision: str = "fp32"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield the logits (float32, N x C) and the labels of the batches of `split`, by default the test split, in order.
 
     The model must be on the device of the data; it is left in evaluation mode.
     """
     model.eval()
     split = data.test if split is None else split
     device = split.images.device
-    sums = torch.zeros(3, dtype=torch.float64, device=device)
     for images, labels in eval_batches(data, split, batch_size=1000 if device.type == "cuda" else 100):
         with autocast(device, precision):
             logits = model(images).float()
+        yield logits, labels
+
+
+def score(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
+    """Return top1, top5 (percent) and loss (mean cross-entropy, nats) of pairs of logits and labels."""
+    sums, n = torch.zeros(3, dtype=torch.float64), 0
+    for logits, labels in batches:
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums += torch.stack([top[:, 0].sum().double(), top.sum().double(), loss.double()])
+        sums = sums.to(logits.device) + torch.stack([top[:, 0].sum().double(), top.sum().double(), loss.double()])
+        n += len(labels)
     top1, top5, loss_sum = sums.tolist()
-    return {"top1": 100 * top1 / len(split), "top5": 100 * top5 / len(split), "loss": loss_sum / len(split)}
+    return {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "loss": loss_sum / n}
 
 
-def measure(model: nn.Module, data: Data, precision: str) -> dict[str, float]:
-    """Return `test_top1 test_top5 test_loss`, and the same of `val` where a part is held out."""
-    splits = {"test": data.test} | ({"val": data.val} if data.val else {})
-    return {
-        f"{name}_{figure}": value
-        for name, split in splits.items()
-        for figure, value in evaluate(model, data, split, precision=precision).items()
-    }
+def evaluate(model: nn.Module, data: Data, split: Split | None = None, *, precision: str = "fp32") -> dict[str, float]:
+    """Return top1, top5 (percent) and loss (mean cross-entropy, nats) on `split`, by default the test split.
+
+    The model must be on the device of the data; it is left in evaluation mode.
+    """
+    return score(predict(model, data, split, precision=precision))
+
+
+def measure(
+    model: nn.Module, data: Data, precision: str, said: list[tuple[Tensor, Tensor]] | None = None
+) -> dict[str, float]:
+    """Return `test_top1 test_top5 test_loss`, and the same of `val` where a part is held out.
+
+    `said` gets what `predict` yields for the test split.
+    """
+    said = [] if said is None else said
+    said += predict(model, data, precision=precision)
+    figures = {"test": score(said)}
+    if data.val:
+        figures["val"] = evaluate(model, data, data.val, precision=precision)
+    return {f"{name}_{figure}": value for name, some in figures.items() for figure, value in some.items()}

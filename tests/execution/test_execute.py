@@ -23,7 +23,7 @@ Small = tuple[str, ...]
 PRUNABLE = 267_696
 FIELDS = (
     "id stage parent dataset arch seed percent level sparsity test_top1 test_top5 test_loss train_loss "
-    "params params_nonzero prunable prunable_nonzero macs macs_nonzero epochs seconds before "
+    "params params_nonzero prunable prunable_nonzero macs macs_nonzero effective_nonzero empty_layers epochs seconds before "
     "normalisation settings model_sha256"
 )
 
@@ -153,7 +153,7 @@ def figures(found: Result) -> dict[str, float]:
 def test_a_run_leaves_what_the_contract_says(undisturbed: Path) -> None:
     runs = by_stage(undisturbed)
     assert list(runs) == ["finetune", "prune", "train"]
-    kept = {"config.json", "metrics.jsonl", "model.safetensors", "result.json", "picture.png"}
+    kept = {"config.json", "metrics.jsonl", "model.safetensors", "result.json", "picture.png", "logits.safetensors"}
     for stage, run in runs.items():
         found, config = result(run), run.config()
         assert config

@@ -131,7 +131,7 @@ def alike(command: Command, undisturbed: Path) -> None:
     assert lasting(command.runs) == lasting(undisturbed)
     assert [row["epoch"] for row in rows(by_stage(command.runs)["train"])] == list(range(1, EPOCHS + 1))
     files = {path.name for path in folder(command).iterdir()}
-    assert files == {"config.json", "picture.png", *MADE}
+    assert files == {"config.json", "logits.safetensors", "picture.png", *MADE}
 
 
 @pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])

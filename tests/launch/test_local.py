@@ -81,7 +81,15 @@ def test_a_sweep_makes_each_step_once(first: tuple[Command, str]) -> None:
     assert sorted(re.split("  +", line)[0] for line in table[2:]) == cells
     assert [re.split("  +", line)[1] for line in table[2:]] == ["finetune"] * 4
     for run in every(command.runs):
-        files = {"config.json", "log.txt", "metrics.jsonl", "model.safetensors", "picture.png", "result.json"}
+        files = {
+            "config.json",
+            "log.txt",
+            "logits.safetensors",
+            "metrics.jsonl",
+            "model.safetensors",
+            "picture.png",
+            "result.json",
+        }
         assert {path.name for path in run.path.iterdir()} == files
         assert run.log.read_text().count(f"{run.path.name}: starts") == 1
 

@@ -81,7 +81,7 @@ FILES = (
         "log.txt",
         "resume.pt",
     ),
-    *("picture.png", ".", FOLDER, f"{FOLDER}/jobs.jsonl", f"{FOLDER}/SWEEP"),
+    *("picture.png", "logits.safetensors", ".", FOLDER, f"{FOLDER}/jobs.jsonl", f"{FOLDER}/SWEEP"),
 )
 
 
