@@ -16,12 +16,12 @@ from hydra_plugins.pruning_hydra.messages import one_line
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    """Make what the composed config asks for, here or through its launcher, or show the status."""
+    """Make what the composed config asks for, here or through its launcher, or show the status or the report."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
-        if config["stage"]["name"] == "status":
-            show_status(config)
+        if config["stage"]["name"] in ("status", "report"):
+            show(config)
         elif launcher.single_in_process:
             launcher.settings()  # refused also where they are not needed
             make(config)
@@ -63,12 +63,13 @@ def make(config: dict[str, Any]) -> None:
     reporter.note(f"\npicture: {runs[-1].path / 'picture.png'}")
 
 
-def show_status(config: dict[str, Any]) -> None:
-    """Print what is done, running, waiting and failed."""
+def show(config: dict[str, Any]) -> None:
+    """Print what is done, running, waiting and failed; or what came out of it."""
     from pruning.env import Env
-    from pruning.pipeline.watch import status_text
+    from pruning.pipeline import summary, watch
 
-    print(status_text(Env.from_config(config["env"]).runs))
+    runs = Env.from_config(config["env"]).runs
+    print(summary.report_text(config, runs) if config["stage"]["name"] == "report" else watch.status_text(runs))
 
 
 if __name__ == "__main__":

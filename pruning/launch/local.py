@@ -21,6 +21,7 @@ from pruning.errors import Interrupted
 from pruning.launch.scheduler import Outcome, Resources, Scheduler
 from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
+from pruning.pipeline.summary import report_after
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import Step
 from pruning.settings import Settings, setting
@@ -49,6 +50,7 @@ def launch(sweep: Sweep, settings: LocalSettings) -> None:
     finally:
         live.close()
     print(sweep_text(sweep, time.monotonic() - began))
+    print(report_after(sweep.env.runs), flush=True)
     if scheduler.errors or not scheduler.stopping:
         raise_for_failures(sweep, scheduler.errors, "the same command makes only what is missing")
     if scheduler.stopping:

@@ -23,6 +23,7 @@ from pruning.files import write_json
 from pruning.launch.slurm_task import SlurmTask, afterwards
 from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
+from pruning.pipeline.summary import report_after
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import LOST, Step, statuses
 from pruning.runs.provenance import PACKAGE, VERSION_FILE, code_version
@@ -90,6 +91,7 @@ def launch(sweep: Sweep, settings: SlurmSettings) -> None:
     if settings.wait:
         wait(sweep)
         print(sweep_text(sweep, time.monotonic() - began))
+        print(report_after(sweep.env.runs), flush=True)
         found = statuses(sweep.steps, sweep.env.runs)
         errors = {id: status.detail for id, status in found.items() if status.state in LOST}
         raise_for_failures(sweep, errors, "the same command submits only what is missing")
