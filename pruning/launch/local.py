@@ -20,8 +20,8 @@ from pruning.env import Env
 from pruning.errors import Interrupted
 from pruning.launch.scheduler import Outcome, Resources, Scheduler
 from pruning.pipeline import forecast, redo
-from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.summary import report_after
+from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import Step
 from pruning.settings import Settings, setting

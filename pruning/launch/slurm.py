@@ -22,8 +22,8 @@ from pruning.errors import UserError
 from pruning.files import write_json
 from pruning.launch.slurm_task import SlurmTask, afterwards
 from pruning.pipeline import forecast, redo
-from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.summary import report_after
+from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import LOST, Step, statuses
 from pruning.runs.provenance import PACKAGE, VERSION_FILE, code_version

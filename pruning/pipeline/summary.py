@@ -89,10 +89,10 @@ def make_report(runs: Path, settings: ReportSettings, config: Mapping[str, Any] 
     """Write the report and return what the terminal shows of it, the path last."""
     out = settings.out or runs / "report"
     gathered = gather(runs, out)
-    found = grouped(selected(pruned(gathered.entries), settings.where), settings.by)
+    found = grouped(selected(pruned(gathered), settings.where), settings.by)
 
     def command(cell: Cell, seeds: Sequence[int]) -> str | None:
-        return None if cell.first.level > 1 else command_of(cell, overrides(cell, config or {}), seeds)
+        return None if cell.first.level > 1 else command_of(overrides(cell, config or {}), seeds)
 
     words = answer(found, settings.tolerance, command) or f"nothing that was pruned is done in {runs}"
     problems = [*gathered.problems, *missing(runs)]

@@ -76,7 +76,7 @@ def _of_cell(
     return lines
 
 
-def command_of(cell: Cell, overrides: dict[str, object], seeds: Sequence[int]) -> str:
-    """Return the command line that makes the cell with these seeds."""
+def command_of(overrides: dict[str, object], seeds: Sequence[int]) -> str:
+    """Return the command line that makes the cell of these overrides with these seeds."""
     words = [f"{key}={plain(value)}" for key, value in overrides.items() if key != "seed"]
     return " ".join(["python main.py -m", *map(shlex.quote, words), f"seed={','.join(map(str, seeds))}"])

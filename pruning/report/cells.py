@@ -74,6 +74,7 @@ class Gathered:
 
     entries: dict[str, Entry] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    begun: list[tuple[str, int]] = field(default_factory=list)  # parent and level of every run, done or not
 
 
 def gather(runs: Path, out: Path | None = None) -> Gathered:
@@ -83,8 +84,10 @@ def gather(runs: Path, out: Path | None = None) -> Gathered:
     for run in every(runs):
         known.add(run.path)
         try:
-            step, result = run.step(), run.finished()
-            if step is None or result is None:
+            if (step := run.step()) is None:
+                continue
+            found.begun.append((step.parent or "", step.level))
+            if (result := run.finished()) is None:
                 continue
             settings = dict(result.get("settings") or chain_settings(step, runs))
         except DamagedError as error:
@@ -114,13 +117,10 @@ def _follow(id: str, entries: dict[str, Entry]) -> None:
     entries[id] = replace(entries[id], dense=dense, epochs=epochs, settings=settings)
 
 
-def pruned(entries: Mapping[str, Entry]) -> list[Entry]:
-    """Return the entries that were pruned; of one that was trained further at its level, what came of it."""
-    on_the_way = {
-        entry.result["parent"]
-        for entry in entries.values()
-        if (parent := entries.get(entry.result["parent"] or "")) and parent.level == entry.level
-    }
+def pruned(found: Gathered) -> list[Entry]:
+    """Return the entries that were pruned, without those that a run, done or not, trains further at their level."""
+    entries = found.entries
+    on_the_way = {parent for parent, level in found.begun if parent in entries and entries[parent].level == level}
     return [entry for id, entry in entries.items() if entry.level and id not in on_the_way]
 
 

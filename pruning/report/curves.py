@@ -22,6 +22,7 @@ def macs_left(cell: Cell) -> float:
 
 
 def compression(cell: Cell) -> float:
+    """Return parameters / nonzero parameters."""
     return float(CELL_COLUMNS["compression"](cell) or 0.0)
 
 
@@ -55,8 +56,8 @@ def draw(cells: Sequence[Cell], out: Path) -> list[Path]:
                 axes[0].set_ylabel("test top-1 (percent)")
                 figure.suptitle(f"{arch} on {dataset}")
                 handles, labels = axes[1].get_legend_handles_labels()
-                figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-                figure.supxlabel(_caption(group), fontsize=7.5)
+                legend = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
+                figure.legend(handles, labels, title=_caption(group), title_fontsize=8, **legend)
                 files += _save(figure, out / f"{dataset}-{arch}-{name}")
             finally:
                 plt.close(figure)
@@ -101,10 +102,12 @@ def _half(axis: Any, group: Sequence[Cell], place: Callable[[Cell], float], valu
 
 
 def at_end(cell: Cell) -> Mapping[int, float]:
+    """Return top-1 of what the cell wants, by seed."""
     return cell.top1
 
 
 def right_after(cell: Cell) -> Mapping[int, float]:
+    """Return top-1 right after pruning, by seed."""
     return cell.before
 
 

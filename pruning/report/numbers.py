@@ -35,6 +35,7 @@ def stored(cell: Cell) -> float:
 
 
 def end(interval: tuple[float, float] | None, which: int) -> float | None:
+    """Return the lower (0) or upper (1) end, if there is an interval."""
     return interval[which] if interval else None
 
 
@@ -140,6 +141,7 @@ def shown(value: Value) -> str:
 
 
 def as_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Return the rows as a table of all columns."""
     titles = [*CELL_COLUMNS, *COMPARED]
     lines = [
         titles,
@@ -157,7 +159,5 @@ def as_latex(rows: Sequence[Mapping[str, Value]]) -> str:
         return " & ".join("".join(signs.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
 
     body = [line([shown(row[title]) for title in SHORT]) for row in rows]
-    return "\n".join(
-        [rf"\begin{{tabular}}{{l{'r' * (len(SHORT) - 1)}}}", r"\toprule", line(SHORT), r"\midrule", *body]
-        + [r"\bottomrule", r"\end{tabular}", ""]
-    )
+    top = [rf"\begin{{tabular}}{{l{'r' * (len(SHORT) - 1)}}}", r"\toprule", line(SHORT), r"\midrule"]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])

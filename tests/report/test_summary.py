@@ -41,7 +41,7 @@ def about(one: Any) -> dict[str, Any]:
 
 
 def rows(runs: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader((runs / "report" / "cells.csv").open()))
+    return list(csv.DictReader((runs / "report" / "cells.csv").read_text().splitlines()))
 
 
 def words(runs: Path, **settings: Any) -> str:
@@ -150,7 +150,7 @@ def test_what_cannot_be_counted_is_named(tmp_path: Path) -> None:
     assert f"not a run, not counted: {tmp_path / 'notes'}" in text
     assert f"damaged, not counted: {broken}" in text
     assert wanted[-1].name in text
-    assert {row["n"] for row in rows(tmp_path) if "stage=finetune" in row["method"]} == {"2"}
+    assert [row["n"] for row in rows(tmp_path)] == ["2"]
 
 
 @pytest.mark.usefixtures("no_pictures")
