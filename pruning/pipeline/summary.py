@@ -92,7 +92,9 @@ def make_report(runs: Path, settings: ReportSettings, config: Mapping[str, Any] 
     found = grouped(selected(pruned(gathered), settings.where), settings.by)
 
     def command(cell: Cell, seeds: Sequence[int]) -> str | None:
-        return None if cell.first.level > 1 else command_of(overrides(cell, config or {}), seeds)
+        return (
+            None if cell.first.level > 1 else command_of(overrides(cell, config or {}) | {"env.runs": str(runs)}, seeds)
+        )
 
     words = answer(found, settings.tolerance, command) or f"nothing that was pruned is done in {runs}"
     problems = [*gathered.problems, *missing(runs)]
@@ -123,11 +125,10 @@ def overrides(cell: Cell, config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {key: whole[key] for key in ("dataset", "arch", "stage", "resume") if key in whole}
     for key in (key for key in whole if "." in key):
         stage, _, name = key.partition(".")
+        value = list(whole[key]) if isinstance(whole[key], tuple) else whole[key]
         composed = (config.get(stage) or {}).get(name) if same else MISSING
-        if key in neutral and composed is MISSING and isinstance(whole[key], tuple):
-            continue  # lists that no recipe sets
-        if composed is MISSING or composed != whole[key]:
-            found[key] = list(whole[key]) if isinstance(whole[key], tuple) else whole[key]
+        if composed != value:
+            found[key] = value
     return found
 
 

@@ -53,6 +53,9 @@ def draw(cells: Sequence[Cell], out: Path) -> list[Path]:
                 ):
                     _half(axis, group, place, values)
                     axis.set(title=half, xlabel=title, xscale="log" if logarithmic else "linear")
+                    if logarithmic:
+                        axis.xaxis.set_major_formatter("{x:g}")
+                        axis.xaxis.set_minor_formatter("{x:g}")
                 axes[0].set_ylabel("test top-1 (percent)")
                 figure.suptitle(f"{arch} on {dataset}")
                 handles, labels = axes[1].get_legend_handles_labels()
