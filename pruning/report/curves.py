@@ -59,7 +59,7 @@ def draw(cells: Sequence[Cell], out: Path) -> list[Path]:
                 axes[0].set_ylabel("test top-1 (percent)")
                 figure.suptitle(f"{arch} on {dataset}")
                 handles, labels = axes[1].get_legend_handles_labels()
-                legend = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
+                legend: Any = {"loc": "outside lower center", "ncols": 2, "fontsize": 8, "frameon": False}
                 figure.legend(handles, labels, title=_caption(group), title_fontsize=8, **legend)
                 files += _save(figure, out / f"{dataset}-{arch}-{name}")
             finally:
