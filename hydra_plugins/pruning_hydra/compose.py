@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
-from hydra.types import HydraContext
+from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pruning.errors import UserError
@@ -56,6 +57,16 @@ def configs(context: HydraContext, master: DictConfig, jobs: Sequence[Sequence[s
         return False
 
     return [config(job) for job in jobs]
+
+
+@cache
+def with_dataset(name: str) -> dict[str, Any]:
+    """Return the config that `dataset=name` alone gives, as plain values; only while Hydra runs."""
+    loader = GlobalHydra.instance().config_loader()
+    whole = loader.load_configuration("config", overrides=[f"dataset={name}"], run_mode=RunMode.RUN)
+    with open_dict(whole):
+        del whole["hydra"]
+    return cast("dict[str, Any]", OmegaConf.to_container(whole, resolve=True))
 
 
 def check_group(override: Override) -> None:

@@ -1,6 +1,6 @@
 """The launchers as Hydra sees them: each turns all jobs of a sweep into one graph of steps and hands it on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -8,7 +8,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.pruning_hydra.compose import configs
+from hydra_plugins.pruning_hydra.compose import configs, with_dataset
 
 # pruning.launch is imported inside the functions: Hydra imports this file to list the plugins, also for --help
 
@@ -43,6 +43,18 @@ class GraphLauncher(Launcher):
         return Sweep.from_cells(cells, resolve, reporter().work)
 
 
+def reporting(cells: Sequence[dict[str, Any]]) -> Callable[[Any], None]:
+    """Return what reports on a sweep that has ended, as its cells' node `report` says."""
+    from pruning.errors import UserError
+    from pruning.summary import ReportSettings, report_after
+
+    node = cells[0].get("report") if cells else None
+    ReportSettings.read(node, "report")  # refused now, and not when all is made
+    if any(cell.get("report") != node for cell in cells):
+        raise UserError("report must be the same in all cells of a sweep")
+    return lambda sweep: print(report_after(sweep, node, with_dataset), flush=True)
+
+
 class PlanLauncher(GraphLauncher):
     """Prints what would run; runs nothing and writes nothing."""
 
@@ -72,7 +84,7 @@ class LocalLauncher(GraphLauncher):
         from pruning.launch import local
 
         settings = self.settings()
-        local.launch(self.sweep(cells), settings)
+        local.launch(self.sweep(cells), settings, reporting(cells))
 
 
 class SlurmLauncher(GraphLauncher):
@@ -87,4 +99,5 @@ class SlurmLauncher(GraphLauncher):
         from pruning.launch import slurm
 
         settings = self.settings()
-        slurm.launch(self.sweep(cells, lambda wanted, env: slurm.resolve_precision(wanted, env, settings)), settings)
+        sweep = self.sweep(cells, lambda wanted, env: slurm.resolve_precision(wanted, env, settings))
+        slurm.launch(sweep, settings, reporting(cells))

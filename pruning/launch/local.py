@@ -37,8 +37,11 @@ class LocalSettings(Settings):
     workers: int | None = setting(None, least=1)
 
 
-def launch(sweep: Sweep, settings: LocalSettings) -> None:
-    """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed."""
+def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None] = lambda _: None) -> None:
+    """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed.
+
+    `ended` is called with the sweep when nothing of it is left to be made.
+    """
     resources = divide(sweep.env, settings.per_device, settings.workers)
     redo.announce(sweep.redo, sweep.steps, sweep.env.runs)
     sweep.record()
@@ -48,7 +51,9 @@ def launch(sweep: Sweep, settings: LocalSettings) -> None:
         scheduler = run(sweep, resources, live.refresh)
     finally:
         live.close()
-    print(sweep_text(sweep, time.monotonic() - began))
+    print(sweep_text(sweep, time.monotonic() - began), flush=True)
+    if not scheduler.stopping:
+        ended(sweep)
     if scheduler.errors or not scheduler.stopping:
         raise_for_failures(sweep, scheduler.errors, "the same command makes only what is missing")
     if scheduler.stopping:

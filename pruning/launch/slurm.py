@@ -7,6 +7,7 @@ for it (`afterok`). A task carries the specs of its steps, frozen when it was su
 import shlex
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from pruning.cluster.queue import cluster, states
@@ -28,8 +29,8 @@ POLL = 2.0  # seconds between looks while waiting
 REMEDY = "the same command submits only what is missing"
 
 
-def launch(sweep: Sweep, settings: SlurmSettings) -> None:
-    """Submit what is missing and print how to watch it; with `wait` stay until it is over."""
+def launch(sweep: Sweep, settings: SlurmSettings, ended: Callable[[Sweep], None] = lambda _: None) -> None:
+    """Submit what is missing and print how to watch it; with `wait` stay until it is over, and call `ended`."""
     if not shutil.which("sbatch"):
         raise UserError("hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node")
     if code_version()["dirty"] and not settings.snapshot:
@@ -38,7 +39,8 @@ def launch(sweep: Sweep, settings: SlurmSettings) -> None:
     submit(sweep, settings)
     if settings.wait:
         queue = wait(sweep)
-        print(sweep_text(sweep, time.monotonic() - began))
+        print(sweep_text(sweep, time.monotonic() - began), flush=True)
+        ended(sweep)
         raise_for_lost(sweep, queue, REMEDY)
 
 

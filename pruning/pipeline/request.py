@@ -15,7 +15,18 @@ from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, path_of, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
 
-NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep"}  # and the nodes of the stages
+NODES = {
+    "dataset",
+    "arch",
+    "stage",
+    "levels",
+    "seed",
+    "resume",
+    "redo",
+    "env",
+    "sweep",
+    "report",
+}  # and the nodes of the stages
 BUILD = "pruning.archs.build"
 
 

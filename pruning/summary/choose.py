@@ -1,0 +1,64 @@
+"""Which results a report is on, what names their methods, and what command makes more of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
+from typing import Any
+
+from pruning.errors import UserError
+from pruning.settings.settings import own_fields
+from pruning.stages import STAGES
+from pruning.summary.cells import Cell, Entry, cells, filled, plain
+
+
+def defaults() -> dict[str, Any]:
+    """Return the neutral values of the stages' settings, under their names on the command line."""
+    return {
+        f"{name}.{stage.recipe.KEYS.get(f.name, f.name)}": f.default
+        for name, stage in STAGES.items()
+        for f in own_fields(stage.recipe)
+        if f.default is not MISSING and f.name != "precision"
+    }
+
+
+def fits(settings: Mapping[str, Any], where: Mapping[str, Any] | None) -> bool:
+    """Return whether the settings are those of `where`; a list there allows each of its values."""
+    for key, value in (where or {}).items():
+        wanted = [plain(each) for each in (value if isinstance(value, list) else [value])]
+        if plain(settings.get(key)) not in wanted:
+            return False
+    return True
+
+
+def selected(entries: Sequence[Entry], where: Mapping[str, Any] | None) -> list[Entry]:
+    """Return the entries that have the settings `where`; UserError if none has such a setting."""
+    whole = [(entry, filled(entry, defaults())) for entry in entries]
+    for key in where or {}:
+        if whole and not any(key in settings for _, settings in whole):
+            raise UserError(f"report.where must name settings that results have, got {key}")
+    return [entry for entry, settings in whole if fits(settings, where)]
+
+
+def grouped(entries: Sequence[Entry], by: str | None) -> list[Cell]:
+    """Return the cells; UserError if `by` is no setting, or other settings than that differ too."""
+    axes = [f"{name}.{axis}" for name, stage in STAGES.items() if stage.prunes for axis in [*stage.recipe.axes()][:1]]
+    found = cells(entries, defaults(), [by] if by else axes)
+    if by and found and not any(by in filled(cell.first, defaults()) for cell in found):
+        raise UserError(f"report.by must name a setting that results have, got {by}")
+    for cell in found if by else ():
+        names = [word.partition("=")[0] for word in cell.method.split(" ")]
+        if others := [name for name in names if "." in name and name != by]:
+            text = f"report.by must name all that differs, but {others[0]} differs too: choose by report.where"
+            raise UserError(text)
+    return found
+
+
+def overrides(cell: Cell, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what to give on the command line for this cell, beside what `config` has already."""
+    whole = filled(cell.first, defaults())
+    found: dict[str, Any] = {key: whole[key] for key in ("dataset", "arch", "stage", "resume") if key in whole}
+    for key in (key for key in whole if "." in key):
+        stage, _, name = key.partition(".")
+        value = list(whole[key]) if isinstance(whole[key], tuple) else whole[key]
+        if (config.get(stage) or {}).get(name, MISSING) != value:
+            found[key] = value
+    return found

@@ -1,0 +1,93 @@
+"""The report on a directory of runs: the answer in words, tables, curves, and what could not be counted."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pruning import report
+from pruning.errors import UserError
+from pruning.files import write_whole
+from pruning.pipeline.sweep import Sweep
+from pruning.summary.answer import answer, command_of
+from pruning.summary.cells import Cell, gather, pruned
+from pruning.summary.choose import grouped, overrides, selected
+from pruning.summary.curves import draw
+from pruning.summary.missing import missing
+from pruning.summary.numbers import SHORT, as_csv, as_latex, as_markdown, numbers, shown
+from pruning.summary.settings import ReportSettings
+
+LISTED = 20  # problems that the terminal shows; report.md has them all
+FOLDER = "report"  # in env.runs
+
+Compose = Callable[[str], Mapping[str, Any]]
+"""The config that `dataset=NAME` alone gives: what a command need not say."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report says; the files lie in `out`."""
+
+    words: str
+    table: str
+    problems: Sequence[str]
+    out: Path
+
+    def text(self, *, table: bool = True) -> str:
+        """Return what the terminal shows, the path last."""
+        blocks = [self.words, *([self.table] if table and self.table else [])]
+        if self.problems:
+            more = len(self.problems) - LISTED
+            lines = ["not counted:", *(f"  {each}" for each in self.problems[:LISTED])]
+            blocks.append("\n".join([*lines, *([f"  ... and {more} more, in report.md"] if more > 0 else [])]))
+        return "\n\n".join([*blocks, f"report: {self.out}"])
+
+
+def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: Sweep | None = None) -> Report:
+    """Write the report on all results in `runs`, or on what `sweep` wants of them, and return what it says."""
+    out = settings.out or (runs / FOLDER / sweep.title if sweep else runs / FOLDER)
+    gathered = gather(runs, {out, runs / FOLDER})
+    wanted = {step.id for step in sweep.wanted} if sweep else gathered.entries.keys()
+    chosen = [entry for entry in pruned(gathered) if entry.result["id"] in wanted]
+    found = grouped(selected(chosen, settings.where), settings.by)
+
+    def command(cell: Cell, seeds: Sequence[int]) -> str | None:
+        if cell.first.level > 1:
+            return None  # its levels are not among its settings
+        given = overrides(cell, compose(cell.first.result["dataset"])) | {"env.runs": str(runs)}
+        return command_of(given, seeds)
+
+    words = answer(found, settings.tolerance, command) or f"nothing that was pruned is done in {runs}"
+    problems = [*gathered.problems, *missing(runs, sweep, settings.where)]
+    rows = numbers(found)
+    _write(out, words, rows, problems, found)
+    titles = ("dataset", "network", *SHORT)
+    shorter = [tuple(shown(row[title]) for title in titles) for row in rows]
+    return Report(words, report.text(shorter, titles) if rows else "", problems, out)
+
+
+def _write(
+    out: Path, words: str, rows: Sequence[Mapping[str, Any]], problems: Sequence[str], found: list[Cell]
+) -> None:
+    """Write the files, each whole."""
+    out.mkdir(parents=True, exist_ok=True)
+    listed = "".join(f"- {problem}\n" for problem in problems) or "- nothing\n"
+    text = f"# Report\n\n```\n{words}\n```\n\n{as_markdown(rows)}\n## Not counted\n\n{listed}"
+    for name, content in (("cells.csv", as_csv(rows)), ("cells.tex", as_latex(rows)), ("report.md", text)):
+        write_whole(out / name, content.encode())
+    draw(found, out)
+
+
+def report_text(node: Any, runs: Path, compose: Compose) -> str:
+    """Make the report that the node `report` of a config asks for; return what the terminal shows."""
+    return make_report(runs, ReportSettings.read(node, "report"), compose).text()
+
+
+def report_after(sweep: Sweep, node: Any, compose: Compose) -> str:
+    """Make the report at the end of a sweep; whatever is wrong with it is a line, and no error of the sweep."""
+    try:
+        made = make_report(sweep.env.runs, ReportSettings.read(node, "report"), compose, sweep)
+        return "\n" + made.text(table=False)
+    except Exception as error:
+        reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        return f"\nno report was made ({reason}); python main.py stage=report tries again"

@@ -1,0 +1,163 @@
+"""The table of cells, as CSV, Markdown and LaTeX.
+
+A new column is one function of a cell, entered in CELL_COLUMNS under its title.
+"""
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from pruning.summary.cells import Cell
+from pruning.summary.statistics import deviation, holm, mean, paired, paired_p, t_interval, upper_bound
+
+Value = str | float | int | None
+
+
+def average(key: str) -> Callable[[Cell], float]:
+    """Return the column of the mean of a figure of result.json over the seeds."""
+    return lambda cell: mean([entry.result[key] for entry in cell.entries])  # type: ignore[literal-required]
+
+
+def share(kept: str, total: str) -> Callable[[Cell], float]:
+    """Return the column of total / kept, in the mean over the seeds; 0 where nothing is left."""
+
+    def column(cell: Cell) -> float:
+        counts: list[Mapping[str, Any]] = [entry.result for entry in cell.entries]
+        return mean([each[total] / each[kept] if each[kept] else 0.0 for each in counts])
+
+    return column
+
+
+def stored(cell: Cell) -> float:
+    """Return the bytes of model.safetensors."""
+    return mean([entry.run.model.stat().st_size for entry in cell.entries])
+
+
+def end(interval: tuple[float, float] | None, which: int) -> float | None:
+    """Return the lower (0) or upper (1) end, if there is an interval."""
+    return interval[which] if interval else None
+
+
+def before(key: str) -> Callable[[Cell], float | None]:
+    """Return the column of a figure right after pruning."""
+
+    def column(cell: Cell) -> float | None:
+        values = [entry.result["before"][key] for entry in cell.entries if entry.result["before"]]
+        return mean(values) if values else None
+
+    return column
+
+
+def loss_bound(cell: Cell) -> float | None:
+    """Return the one-sided 95 % bound from above of the loss of top-1 against dense, in points."""
+    return upper_bound([-change for change in cell.changes])
+
+
+def all_zeros(cell: Cell) -> float:
+    """Return the fraction of all parameters that is zero."""
+    return mean([1 - entry.result["params_nonzero"] / entry.result["params"] for entry in cell.entries])
+
+
+CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
+    "dataset": lambda cell: cell.curve[0],
+    "network": lambda cell: cell.curve[1],
+    "method": lambda cell: cell.method,
+    "path": lambda cell: cell.first.settings.get("path", ""),
+    "sparsity asked": lambda cell: cell.percent,
+    "sparsity": average("sparsity"),
+    "sparsity of all": all_zeros,
+    "compression": share("params_nonzero", "params"),
+    "theoretical speed-up": share("macs_nonzero", "macs"),
+    "stored bytes": stored,
+    "top-1 pruned": before("test_top1"),
+    "top-5 pruned": before("test_top5"),
+    "n": lambda cell: len(cell.entries),
+    "top-1": average("test_top1"),
+    "top-1 sd": lambda cell: deviation([*cell.top1.values()]),
+    "top-1 low": lambda cell: end(t_interval([*cell.top1.values()]), 0),
+    "top-1 high": lambda cell: end(t_interval([*cell.top1.values()]), 1),
+    "top-5": average("test_top5"),
+    "pairs": lambda cell: len(cell.changes),
+    "change": lambda cell: mean(cell.changes) if cell.changes else None,
+    "change low": lambda cell: end(t_interval(cell.changes), 0),
+    "change high": lambda cell: end(t_interval(cell.changes), 1),
+    "loss bound": loss_bound,
+    "epochs": lambda cell: mean([entry.epochs for entry in cell.entries]),
+}
+COMPARED = ("compared with", "difference", "p (Holm)")
+SHORT = ("method", "sparsity", "compression", "top-1 pruned", "n", "top-1", "top-1 low", "top-1 high", "change")
+
+
+def numbers(cells: Sequence[Cell]) -> list[dict[str, Value]]:
+    """Return a row of CELL_COLUMNS and COMPARED for each cell; None where there is no number."""
+    compared = comparisons(cells)
+    return [
+        {title: column(cell) for title, column in CELL_COLUMNS.items()}
+        | dict(zip(COMPARED, compared.get(place, (None, None, None)), strict=True))
+        for place, cell in enumerate(cells)
+    ]
+
+
+def comparisons(cells: Sequence[Cell]) -> dict[int, tuple[str, float, float]]:
+    """Return, by place, the method compared with, the mean difference of top-1 by seed, and its Holm-corrected p.
+
+    Each cell is compared with that of the first method, at the same sparsity, network and dataset. All comparisons of
+    one network on one dataset are corrected together. Fewer than two common seeds compare nothing.
+    """
+    first: dict[tuple[str, str], str] = {}
+    for cell in cells:
+        first.setdefault(cell.curve[:2], cell.method)
+    base = {(c.curve[:2], c.percent): c for c in reversed(cells) if c.method == first[c.curve[:2]]}
+    families: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
+    for place, cell in enumerate(cells):
+        other = base.get((cell.curve[:2], cell.percent))
+        if other is None or other.method == cell.method:
+            continue
+        differences = paired(cell.top1, other.top1)
+        if (p := paired_p(differences)) is not None:
+            families.setdefault(cell.curve[:2], []).append((place, mean(differences), p))
+    return {
+        place: (first[family], difference, p)
+        for family, some in families.items()
+        for (place, difference, _), p in zip(some, holm([p for *_, p in some]), strict=True)
+    }
+
+
+def as_csv(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Return the rows with all digits; an empty field where there is no number."""
+    packed = io.StringIO()
+    writer = csv.DictWriter(packed, [*CELL_COLUMNS, *COMPARED], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return packed.getvalue()
+
+
+def shown(value: Value) -> str:
+    """Return a value for reading: four digits behind the point are more than any of these deserves."""
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value}"
+
+
+def as_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Return the rows as a table of all columns."""
+    titles = [*CELL_COLUMNS, *COMPARED]
+    lines = [
+        titles,
+        ["---"] * len(titles),
+        *([shown(row[title]).replace("|", "\\|") for title in titles] for row in rows),
+    ]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def as_latex(rows: Sequence[Mapping[str, Value]]) -> str:
+    """Return a tabular of the columns of SHORT, for booktabs."""
+    signs = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}"} | {sign: "\\" + sign for sign in "&%$#_{}"}
+
+    def line(cells: Sequence[str]) -> str:
+        return " & ".join("".join(signs.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
+
+    body = [line([shown(row[title]) for title in SHORT]) for row in rows]
+    top = [rf"\begin{{tabular}}{{l{'r' * (len(SHORT) - 1)}}}", r"\toprule", line(SHORT), r"\midrule"]
+    return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])
