@@ -12,6 +12,7 @@ from pruning.checkpoints import Checkpoint
 from pruning.data import Data
 from pruning.errors import UserError
 from pruning.masks import cost, effective, sparsity
+from pruning.report.table import layers
 from pruning.runs import Outputs, Result, Run, Step, is_file
 from pruning.runs.chain import chain_settings
 from pruning.training import measure
@@ -49,6 +50,7 @@ def measure_result(
         **measured,  # type: ignore[typeddict-item] # test_*, and val_* where held out
         "train_loss": rows[-1]["train_loss"] if rows else None,
         **counted,
+        "layers": {row["layer"]: (row["kept"], row["weights"]) for row in layers(checkpoint)},
         "epochs": step.epochs,
         "seconds": seconds,
         "before": _before(step, measured, runs, just_pruned),

@@ -38,4 +38,5 @@ class Result(TypedDict):
     normalisation: NotRequired[Mapping[str, Any]]  # mean and std of each channel that the network is fed with
     effective_nonzero: NotRequired[int]  # prunable weights that are kept and on a path from the input to the output
     empty_layers: NotRequired[tuple[str, ...]]  # names of those that have no weight left
+    layers: NotRequired[Mapping[str, tuple[int, int]]]  # kept and all weights of each layer that was pruned, in order
     settings: NotRequired[Mapping[str, Any]]  # of the whole chain, flat, like train.lr: what tells results apart

@@ -10,8 +10,10 @@ from typing import Any
 from pruning.files import DamagedError
 from pruning.runs import Result, Run, every
 from pruning.runs.chain import chain_settings
+from pruning.summary.quality import Quality
 from pruning.summary.statistics import paired
 
+PASSES = 3  # a backward pass takes two forward ones: gradients of the inputs, and of the weights
 SAME = ("dataset", "arch", "seed", "stage", "level", "path")  # beside the method, or shown apart from it
 
 
@@ -25,6 +27,8 @@ class Entry:
     level: int
     dense: "Entry | None" = None  # the unpruned network that it came from; None: not in env.runs
     epochs: int = 0  # of the whole chain, the dense network included
+    training_macs: int = 0  # of the whole chain, for one training image: forward and backward, pruned weights cost none
+    quality: Quality | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +119,8 @@ def _follow(id: str, entries: dict[str, Entry]) -> None:
     if entries[id].level > 1:
         settings["path"] = ">".join(dict.fromkeys(f"{e.result['percent']:.6g}" for e in reversed(chain) if e.level))
     epochs = sum(entry.result["epochs"] for entry in chain)
-    entries[id] = replace(entries[id], dense=dense, epochs=epochs, settings=settings)
+    macs = sum(PASSES * entry.result["epochs"] * entry.result["macs_nonzero"] for entry in chain)
+    entries[id] = replace(entries[id], dense=dense, epochs=epochs, training_macs=macs, settings=settings)
 
 
 def pruned(found: Gathered) -> list[Entry]:

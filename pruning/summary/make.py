@@ -13,6 +13,7 @@ from pruning.summary.answer import answer, command_of
 from pruning.summary.cells import Cell, gather, pruned
 from pruning.summary.choose import grouped, overrides, selected
 from pruning.summary.curves import draw
+from pruning.summary.judge import judged
 from pruning.summary.missing import missing
 from pruning.summary.numbers import SHORT, as_csv, as_latex, as_markdown, numbers, shown
 from pruning.summary.settings import ReportSettings
@@ -49,7 +50,8 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
     gathered = gather(runs, {out, runs / FOLDER})
     wanted = {step.id for step in sweep.wanted} if sweep else gathered.entries.keys()
     chosen = [entry for entry in pruned(gathered) if entry.result["id"] in wanted]
-    found = grouped(selected(chosen, settings.where), settings.by)
+    entries, damaged = judged(selected(chosen, settings.where))
+    found = grouped(entries, settings.by)
 
     def command(cell: Cell, seeds: Sequence[int]) -> str | None:
         if cell.first.level > 1:
@@ -58,7 +60,7 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
         return command_of(given, seeds)
 
     words = answer(found, settings.tolerance, command) or f"nothing that was pruned is done in {runs}"
-    problems = [*gathered.problems, *missing(runs, sweep, settings.where)]
+    problems = [*gathered.problems, *damaged, *missing(runs, sweep, settings.where)]
     rows = numbers(found)
     _write(out, words, rows, problems, found)
     titles = ("dataset", "network", *SHORT)

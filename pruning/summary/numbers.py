@@ -5,6 +5,7 @@ A new column is one function of a cell, entered in CELL_COLUMNS under its title.
 
 import csv
 import io
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,8 +31,32 @@ def share(kept: str, total: str) -> Callable[[Cell], float]:
 
 
 def stored(cell: Cell) -> float:
-    """Return the bytes of model.safetensors."""
-    return mean([entry.run.model.stat().st_size for entry in cell.entries])
+    """Return the bytes of what is kept as float32, with one bit for each prunable weight."""
+    results = [entry.result for entry in cell.entries]
+    return mean([4 * each["params_nonzero"] + math.ceil(each["prunable"] / 8) for each in results])
+
+
+def effective_sparsity(cell: Cell) -> float | None:
+    """Return the fraction of the prunable weights that is pruned, or lies on no path from the input to the output."""
+    found = [(e.result.get("effective_nonzero"), e.result["prunable"]) for e in cell.entries]
+    return average_of([1 - kept / total if kept is not None and total else None for kept, total in found])
+
+
+def empty_layers(cell: Cell) -> float | None:
+    """Return the number of layers without a weight."""
+    found = [entry.result.get("empty_layers") for entry in cell.entries]
+    return average_of([None if names is None else float(len(names)) for names in found])
+
+
+def judgement(key: str) -> Callable[[Cell], float | None]:
+    """Return the column of a figure of Quality in the mean over the seeds that have it."""
+    return lambda cell: average_of([getattr(entry.quality, key, None) for entry in cell.entries])
+
+
+def average_of(values: Sequence[float | None]) -> float | None:
+    """Return the mean of those that are known."""
+    known = [value for value in values if value is not None]
+    return mean(known) if known else None
 
 
 def end(interval: tuple[float, float] | None, which: int) -> float | None:
@@ -84,6 +109,13 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
     "change high": lambda cell: end(t_interval(cell.changes), 1),
     "loss bound": loss_bound,
     "epochs": lambda cell: mean([entry.epochs for entry in cell.entries]),
+    "training multiply-adds per image": lambda cell: mean([entry.training_macs for entry in cell.entries]),
+    "effective sparsity": effective_sparsity,
+    "empty layers": empty_layers,
+    "agreement with dense": judgement("agreement"),
+    "right to wrong": judgement("broken"),
+    "wrong to right": judgement("mended"),
+    "calibration error": judgement("ece"),
 }
 COMPARED = ("compared with", "difference", "p (Holm)")
 SHORT = ("method", "sparsity", "compression", "top-1 pruned", "n", "top-1", "top-1 low", "top-1 high", "change")

@@ -23,7 +23,7 @@ Small = tuple[str, ...]
 PRUNABLE = 267_696
 FIELDS = (
     "id stage parent dataset arch seed percent level sparsity test_top1 test_top5 test_loss train_loss "
-    "params params_nonzero prunable prunable_nonzero macs macs_nonzero effective_nonzero empty_layers "
+    "params params_nonzero prunable prunable_nonzero macs macs_nonzero effective_nonzero empty_layers layers "
     "epochs seconds before normalisation settings model_sha256"
 )
 
