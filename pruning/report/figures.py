@@ -50,7 +50,6 @@ def measure_result(
         **measured,  # type: ignore[typeddict-item] # test_*, and val_* where held out
         "train_loss": rows[-1]["train_loss"] if rows else None,
         **counted,
-        "layers": {row["layer"]: (row["kept"], row["weights"]) for row in layers(checkpoint)},
         "epochs": step.epochs,
         "seconds": seconds,
         "before": _before(step, measured, runs, just_pruned),
@@ -64,7 +63,8 @@ def measure_result(
 def _cost_of(checkpoint: Checkpoint, data: Data) -> dict[str, Any]:
     (_, *size, _), model = data.train.images.shape, checkpoint.network()
     shape = (3, size[0], size[1])
-    return cost(model, checkpoint.mask, shape) | effective(model, checkpoint.mask, shape)
+    kept = {row["layer"]: (row["kept"], row["weights"]) for row in layers(checkpoint)}
+    return cost(model, checkpoint.mask, shape) | effective(model, checkpoint.mask, shape) | {"layers": kept}
 
 
 def _quality_of(step: Step, checkpoint: Checkpoint, data: Data, said: list[tuple[Tensor, Tensor]]) -> dict[str, float]:

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Sequence
 
 from pruning.summary.cells import Cell, plain
+from pruning.summary.published import published
 from pruning.summary.statistics import CONFIDENCE, ENOUGH, mean, seeds_needed, upper_bound
 
 
@@ -38,6 +39,8 @@ def _of_curve(curve: list[Cell], tolerance: float, command: Callable[[Cell, Sequ
     else:
         said = f"no sparsity can be said to lose less than {limit} of top-1 with {CONFIDENCE:.0%} confidence"
     lines = [f"{arch} on {dataset}, {method or 'pruned'}: {said}."]
+    if known := published(dataset, arch):
+        lines.append(f"  {known}.")
     if good and (failing := [c for c in curve if c.percent < good[-1].percent and not below(c, tolerance)]):
         listed = ", ".join(f"{cell.percent:g}" for cell in failing)
         lines.append(f"  not monotone: at the lower {listed} this cannot be said; take the figure with care.")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pruning import report
 from pruning.errors import UserError
@@ -15,7 +16,7 @@ from pruning.summary.choose import grouped, overrides, selected
 from pruning.summary.curves import draw
 from pruning.summary.judge import judged
 from pruning.summary.missing import missing
-from pruning.summary.numbers import SHORT, as_csv, as_latex, as_markdown, numbers, shown
+from pruning.summary.numbers import CLASSES, SHORT, as_csv, as_latex, as_markdown, classes, numbers, shown
 from pruning.summary.settings import ReportSettings
 
 LISTED = 20  # problems that the terminal shows; report.md has them all
@@ -73,11 +74,16 @@ def _write(
 ) -> None:
     """Write the files, each whole."""
     out.mkdir(parents=True, exist_ok=True)
-    listed = "".join(f"- {problem}\n" for problem in problems) or "- nothing\n"
-    text = f"# Report\n\n```\n{words}\n```\n\n{as_markdown(rows)}\n## Not counted\n\n{listed}"
-    for name, content in (("cells.csv", as_csv(rows)), ("cells.tex", as_latex(rows)), ("report.md", text)):
+    pictures = [path for path in draw(found, out) if path.suffix == ".png"]
+    blocks = [
+        f"# Report\n\n```\n{words}\n```\n",
+        "".join(f"![{path.stem}]({quote(path.name)})\n" for path in pictures),
+        as_markdown(rows),
+        "## Not counted\n\n" + ("".join(f"- {problem}\n" for problem in problems) or "- nothing\n"),
+    ]
+    files = {"cells.csv": as_csv(rows), "classes.csv": as_csv(classes(found), CLASSES), "cells.tex": as_latex(rows)}
+    for name, content in (files | {"report.md": "\n".join(blocks)}).items():
         write_whole(out / name, content.encode())
-    draw(found, out)
 
 
 def report_text(node: Any, runs: Path, compose: Compose) -> str:

@@ -30,10 +30,18 @@ def share(kept: str, total: str) -> Callable[[Cell], float]:
     return column
 
 
+compression = share("params_nonzero", "params")
+
+
 def stored(cell: Cell) -> float:
     """Return the bytes of what is kept as float32, with one bit for each prunable weight."""
     results = [entry.result for entry in cell.entries]
     return mean([4 * each["params_nonzero"] + math.ceil(each["prunable"] / 8) for each in results])
+
+
+def training_cost(cell: Cell) -> float:
+    """Return the multiply-adds of the whole chain for one training image, the dense network's training included."""
+    return mean([entry.training_macs for entry in cell.entries])
 
 
 def effective_sparsity(cell: Cell) -> float | None:
@@ -68,8 +76,7 @@ def before(key: str) -> Callable[[Cell], float | None]:
     """Return the column of a figure right after pruning."""
 
     def column(cell: Cell) -> float | None:
-        values = [entry.result["before"][key] for entry in cell.entries if entry.result["before"]]
-        return mean(values) if values else None
+        return average_of([entry.result["before"][key] for entry in cell.entries if entry.result["before"]])
 
     return column
 
@@ -92,7 +99,7 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
     "sparsity asked": lambda cell: cell.percent,
     "sparsity": average("sparsity"),
     "sparsity of all": all_zeros,
-    "compression": share("params_nonzero", "params"),
+    "compression": compression,
     "theoretical speed-up": share("macs_nonzero", "macs"),
     "stored bytes": stored,
     "top-1 pruned": before("test_top1"),
@@ -109,7 +116,7 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
     "change high": lambda cell: end(t_interval(cell.changes), 1),
     "loss bound": loss_bound,
     "epochs": lambda cell: mean([entry.epochs for entry in cell.entries]),
-    "training multiply-adds per image": lambda cell: mean([entry.training_macs for entry in cell.entries]),
+    "training multiply-adds per image": training_cost,
     "effective sparsity": effective_sparsity,
     "empty layers": empty_layers,
     "agreement with dense": judgement("agreement"),
@@ -118,6 +125,10 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
     "calibration error": judgement("ece"),
 }
 COMPARED = ("compared with", "difference", "p (Holm)")
+CLASSES = (
+    *("dataset", "network", "method", "sparsity asked", "class"),
+    *("n", "top-1", "change", "change low", "change high"),
+)
 SHORT = ("method", "sparsity", "compression", "top-1 pruned", "n", "top-1", "top-1 low", "top-1 high", "change")
 
 
@@ -156,10 +167,24 @@ def comparisons(cells: Sequence[Cell]) -> dict[int, tuple[str, float, float]]:
     }
 
 
-def as_csv(rows: Sequence[Mapping[str, Value]]) -> str:
+def classes(cells: Sequence[Cell]) -> list[dict[str, Value]]:
+    """Return a row of CLASSES for each cell and class whose logits are kept: pruning can cost one class all."""
+    rows: list[dict[str, Value]] = []
+    for cell in cells:
+        known = [entry.quality for entry in cell.entries if entry.quality and entry.quality.dense_by_class]
+        for name in known[0].by_class if known else ():
+            top1 = [quality.by_class[name] for quality in known]
+            changes = [new - (quality.dense_by_class or {})[name] for new, quality in zip(top1, known, strict=True)]
+            low, high = t_interval(changes) or (None, None)
+            figures = (len(known), mean(top1), mean(changes), low, high)
+            rows.append(dict(zip(CLASSES, (*cell.curve, cell.percent, name, *figures), strict=True)))
+    return rows
+
+
+def as_csv(rows: Sequence[Mapping[str, Value]], titles: Sequence[str] = (*CELL_COLUMNS, *COMPARED)) -> str:
     """Return the rows with all digits; an empty field where there is no number."""
     packed = io.StringIO()
-    writer = csv.DictWriter(packed, [*CELL_COLUMNS, *COMPARED], lineterminator="\n")
+    writer = csv.DictWriter(packed, titles, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     return packed.getvalue()
