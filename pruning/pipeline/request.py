@@ -1,5 +1,6 @@
 """One composed config, read and checked once; typed from there on."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,18 +16,8 @@ from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, path_of, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
 
-NODES = {
-    "dataset",
-    "arch",
-    "stage",
-    "levels",
-    "seed",
-    "resume",
-    "redo",
-    "env",
-    "sweep",
-    "report",
-}  # and the nodes of the stages
+NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep", "report"}  # and the stages'
+LONGEST = 60  # characters of a method in the name of a directory
 BUILD = "pruning.archs.build"
 
 
@@ -135,6 +126,7 @@ class Request:
             code=code_of(stage, recipe, self.dataset["name"], self.arch),
             num_classes=self.num_classes,
             sparsity=before if asked is None else asked,
+            method=method_of(recipe) if STAGES[stage].prunes else after.method if after else "",
             level=(after.level if after else 0) + STAGES[stage].prunes,
             root=self.root,
             places=places | dict(given.values()),
@@ -167,6 +159,12 @@ class Request:
         for role, ref in step.inputs.items():
             if ref not in ancestors and not Run(self.env.runs / step.places[ref]).done:
                 raise UserError(f"{step.stage} reads {ref} as {role}: it does not start from that, and it is not done")
+
+
+def method_of(recipe: Settings) -> str:
+    """Return the words that tell a pruning from the usual one, fit for a directory's name."""
+    words = [value for value in recipe.non_defaults().values() if isinstance(value, str)]
+    return re.sub(r"[^\w.+-]", "_", "-".join(words))[:LONGEST]
 
 
 def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:

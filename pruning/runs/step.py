@@ -43,6 +43,7 @@ class Step:
     code: Mapping[str, str] = field(default_factory=dict)  # of functions from outside this package: where, which
     num_classes: int = unhashed()
     sparsity: float | None = unhashed(default=None)  # asked for so far along the chain; None: dense
+    method: str = unhashed(default="")  # what tells the last pruning from the usual one, like `random-layer`
     level: int = unhashed(default=0)  # number of prunings so far
     root: str | None = unhashed(default=None)  # the directory of an image_folder
     places: Mapping[Ref, str] = unhashed(default_factory=dict)  # of parent and inputs: a directory in runs, or a file
@@ -62,8 +63,9 @@ class Step:
     @cached_property
     def name(self) -> str:
         """The name of the directory: readable, then the id."""
-        sparsity = [] if self.sparsity is None else [f"p{self.sparsity:g}"]
-        return "-".join([self.stage, self.dataset["name"], self.arch["name"], *sparsity, f"s{self.seed}", self.id])
+        pruned = [] if self.sparsity is None else [f"p{self.sparsity:g}"]
+        pruned += [self.method] if self.method else []
+        return "-".join([self.stage, self.dataset["name"], self.arch["name"], *pruned, f"s{self.seed}", self.id])
 
     @property
     def epochs(self) -> int:

@@ -234,3 +234,14 @@ def test_resume_refuses_what_cannot_be_continued(chain: Chain, tmp_path: Path) -
     ]:
         with pytest.raises(UserError, match=f"^{message}"):
             chain(f"resume={source}", override)
+
+
+def test_the_name_of_a_directory_says_what_is_unusual_of_the_pruning(tmp_path: Path) -> None:
+    def names(*words: str) -> list[str]:
+        config = composed(f"env.runs={tmp_path}", *words)
+        return [step.name.rpartition("-r")[0] for step in plan.chain(config, Env.from_config(config["env"]))]
+
+    assert names()[1:] == ["prune-digits-resnet20-p0.8-s0", "finetune-digits-resnet20-p0.8-s0"]
+    random = names("prune=random", "prune.scope=layer", "prune.layers=conv+linear")
+    assert random[0] == "train-digits-resnet20-s0"
+    assert random[1:] == [f"{stage}-digits-resnet20-p0.8-random-layer-conv+linear-s0" for stage in ("prune", "finetune")]

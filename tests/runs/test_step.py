@@ -30,7 +30,7 @@ def test_each_role_of_an_input_decides_the_id() -> None:
 
 
 def test_places_and_names_and_the_order_of_keys_do_not() -> None:
-    changes: dict[str, Any] = {"num_classes": 3, "sparsity": 0.5, "level": 7, "root": "elsewhere"}
+    changes: dict[str, Any] = {"num_classes": 3, "sparsity": 0.5, "level": 7, "method": "random", "root": "elsewhere"}
     changes |= {"places": {"r0": "elsewhere"}, "recipe": {"lr": 0.1, "epochs": 2}}
     assert {replace(DENSE, **{key: value}).id for key, value in changes.items()} == {DENSE.id}
 
