@@ -10,6 +10,10 @@ from pruning.files import DamagedError, write_whole
 from pruning.report.table import layers
 from pruning.runs import Run, Step, lineage
 
+NAMED = 60  # layers; more names run into each other
+FIGURED = 40  # layers that get their figure written in
+KEPT, PRUNED = "#0072B2", "#D9D9D9"
+
 
 def picture(run: Run, checkpoint: Checkpoint) -> Path:
     """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file."""
@@ -18,10 +22,12 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    figure, (left_axis, right_axis) = plt.subplots(1, 2, figsize=(11, 3.8), layout="constrained")
-    rows = layers(checkpoint)
-    draw_layers(left_axis, rows)
-    draw_epochs(right_axis, run)
+    rows = layers(checkpoint) or unpruned(checkpoint)
+    wide = max(1.0, min(len(rows), NAMED) / 28)  # a bar and its name need a fifth of an inch
+    size = (5.6 * (wide + 1), 4.4)
+    figure, axes = plt.subplots(1, 2, figsize=size, layout="constrained", width_ratios=[wide, 1.0])
+    draw_layers(axes[0], rows, pruned=bool(checkpoint.mask))
+    draw_epochs(axes[1], run)
     figure.suptitle(run.path.name, fontsize=9)
     path, packed = run.path / "picture.png", io.BytesIO()
     try:
@@ -32,18 +38,33 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path:
     return path
 
 
-def draw_layers(axis: Any, rows: list[dict[str, Any]]) -> None:
-    """Draw a bar per prunable layer: its weights, and how many are kept."""
-    axis.set_title("weights of each prunable layer", fontsize=10)
-    axis.set_xlabel("layer, from input to output")
-    axis.xaxis.get_major_locator().set_params(integer=True)
+def unpruned(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+    """Return rows as `layers` does for a network without a mask: its convolutions, whole."""
+    sizes = {name: weight.numel() for name, weight in checkpoint.weights.items() if weight.ndim == 4}
+    return [{"layer": name, "weights": size, "kept": size, "sparsity": 0.0} for name, size in sizes.items()]
+
+
+def draw_layers(axis: Any, rows: list[dict[str, Any]], *, pruned: bool) -> None:
+    """Draw a bar per prunable layer: its weights, and how many are kept, with the percentage."""
+    kept, total = sum(row["kept"] for row in rows), sum(row["weights"] for row in rows)
+    share = f"{kept:,} of {total:,} kept" if pruned else f"{total:,}, nothing pruned"
+    axis.set_title(f"weights of each prunable layer ({share})", fontsize=10)
     if not rows:
-        axis.text(0.5, 0.5, "nothing pruned yet", ha="center", va="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "no prunable layer", ha="center", va="center", transform=axis.transAxes)
         return
-    places = range(len(rows))
-    axis.bar(places, [row["weights"] for row in rows], color="#d9d9d9", label="pruned")
-    axis.bar(places, [row["kept"] for row in rows], color="#2a6f97", label="kept")
-    axis.legend(loc="upper left", fontsize=8, frameon=False)
+    places, step = range(len(rows)), math.ceil(len(rows) / NAMED)
+    axis.bar(places, [row["weights"] for row in rows], color=PRUNED, edgecolor="#8C8C8C", linewidth=0.4, label="pruned")
+    bars = axis.bar(places, [row["kept"] for row in rows], color=KEPT, label="kept")
+    if pruned and len(rows) <= FIGURED:
+        shares = [f"{100 * row['kept'] / row['weights']:.0f} %" for row in rows]
+        axis.bar_label(bars, shares, fontsize=6, rotation=90, padding=2)
+    names = [row["layer"].removesuffix(".weight") for row in rows]
+    axis.set_xticks([*places][::step], names[::step], rotation=90, fontsize=7)
+    axis.set_xlim(-0.7, len(rows) - 0.3)
+    axis.margins(y=0.12)
+    axis.yaxis.set_major_formatter("{x:,.0f}")
+    if pruned:
+        axis.legend(loc="upper left", fontsize=8, frameon=False)
 
 
 def draw_epochs(axis: Any, run: Run) -> None:

@@ -244,4 +244,6 @@ def test_the_name_of_a_directory_says_what_is_unusual_of_the_pruning(tmp_path: P
     assert names()[1:] == ["prune-digits-resnet20-p0.8-s0", "finetune-digits-resnet20-p0.8-s0"]
     random = names("prune=random", "prune.scope=layer", "prune.layers=conv+linear")
     assert random[0] == "train-digits-resnet20-s0"
-    assert random[1:] == [f"{stage}-digits-resnet20-p0.8-random-layer-conv+linear-s0" for stage in ("prune", "finetune")]
+    assert random[1:] == [
+        f"{stage}-digits-resnet20-p0.8-random-layer-conv+linear-s0" for stage in ("prune", "finetune")
+    ]

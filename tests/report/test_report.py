@@ -78,7 +78,7 @@ def test_the_picture_is_drawn_and_the_same_each_time(runs: list[Run]) -> None:
             assert report.picture(run, checkpoint) == run.path / "picture.png"
             drawn.add((run.path / "picture.png").read_bytes())
         with Image.open(run.path / "picture.png") as image:
-            assert image.size == (1210, 418)
+            assert image.size == (1232, 484)
             assert len(np.unique(np.asarray(image.convert("L")))) > 20
         assert len(drawn) == 1
 
