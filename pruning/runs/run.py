@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_type_hints
+from typing import Any, cast
 
 from pruning.errors import UserError
 from pruning.files import DamagedError, read_json, read_lines, sha256, write_json
 from pruning.runs import claims
 from pruning.runs.result import Result
-from pruning.runs.step import Step, is_file
+from pruning.runs.step import Step, is_file, kinds_of
 from pruning.settings import value_of
 
 BEFORE = ("test_top1", "test_top5", "test_loss")
@@ -56,7 +56,7 @@ class Run:
         path = self.path / "result.json"
         if (found := read_json(path)) is None:
             return None
-        kinds = get_type_hints(Result)
+        kinds = kinds_of(Result)
         try:
             values = {key: value_of(key, value, kinds[key]) if key in kinds else value for key, value in found.items()}
             for key in Result.__required_keys__:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -183,3 +184,16 @@ def test_a_sweep_is_reported_by_itself_and_a_report_that_fails_is_a_line(
     assert "not a run" not in words(tmp_path)
     monkeypatch.setattr(make, "gather", lambda *_: math.sqrt(-1))
     assert report_after(sweep, {}, neutral).startswith("\nno report was made (ValueError: ")
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_two_thousand_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is counted once."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)  # they need not survive a power loss
+    seeds = range(44)
+    for i, criterion in enumerate(("magnitude", "random")):
+        tops = {(p / 12, criterion): [90 - p * (i + 1) + s % 3 * 0.3 for s in seeds] for p in range(1, 12)}
+        made(tmp_path, tops, dense=tuple(90 + s % 5 * 0.2 for s in seeds))
+    assert len([*tmp_path.iterdir()]) == 44 + 2 * 2 * 11 * 44
+    words(tmp_path)
+    assert [(row["n"], row["pairs"]) for row in rows(tmp_path)] == [("44", "44")] * 22
