@@ -15,6 +15,7 @@ from pruning.summary.choose import grouped, overrides, selected
 from pruning.summary.curves import draw
 from pruning.summary.missing import missing
 from pruning.summary.numbers import SHORT, as_csv, as_latex, as_markdown, numbers, shown
+from pruning.summary.page import PAGE, Content, page
 from pruning.summary.settings import ReportSettings
 
 LISTED = 20  # problems that the terminal shows; report.md has them all
@@ -40,7 +41,7 @@ class Report:
             more = len(self.problems) - LISTED
             lines = ["not counted:", *(f"  {each}" for each in self.problems[:LISTED])]
             blocks.append("\n".join([*lines, *([f"  ... and {more} more, in report.md"] if more > 0 else [])]))
-        return "\n\n".join([*blocks, f"report: {self.out}"])
+        return "\n\n".join([*blocks, f"report: {self.out / PAGE}"])
 
 
 def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: Sweep | None = None) -> Report:
@@ -61,6 +62,9 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
     problems = [*gathered.problems, *missing(runs, sweep, settings.where)]
     rows = numbers(found)
     _write(out, words, rows, problems, found)
+    title = f"Pruning report: {sweep.title}" if sweep else "Pruning report"
+    content = Content(title, words, problems, found, rows, gathered.entries)
+    write_whole(out / PAGE, page(content, runs, out).encode())
     titles = ("dataset", "network", *SHORT)
     shorter = [tuple(shown(row[title]) for title in titles) for row in rows]
     return Report(words, report.text(shorter, titles) if rows else "", problems, out)
