@@ -50,7 +50,7 @@ def page(content: Content, runs: Path, out: Path) -> str:
         "columns": columns,
         "short": SHORT,
         "rows": [[row[column] for column in columns] for row in content.rows],
-        "base": "./" + quote(os.path.relpath(runs.resolve(), out.resolve())),
+        "base": "./" + quote(os.fsencode(os.path.relpath(runs.resolve(), out.resolve()))),
         **_runs(content),
     }
     return filled_in(TEMPLATE.read_text(encoding="utf-8"), data)
@@ -139,7 +139,8 @@ def _runs(content: Content) -> dict[str, Any]:
     common = set.intersection(*mine) if mine else set()
     places = {entry.result["id"]: place for place, entry in enumerate(ordered)}
     rows = [_row(entry, places, sorted(own - common)) for entry, own in zip(ordered, mine, strict=True)]
-    return {"telling": sorted(telling), "pairs": [*numbers], "common": sorted(common), "runs": rows}
+    members = [[entry.result["id"] for entry in cell.entries] for cell in content.cells]
+    return {"members": members, "telling": sorted(telling), "pairs": [*numbers], "common": sorted(common), "runs": rows}
 
 
 def _row(entry: Entry, places: Mapping[str, int], settings: Sequence[int]) -> list[Any]:

@@ -75,8 +75,8 @@ def sweep(
 def write(runs: Path, found: Mapping[str, Entry], problems: Iterable[str] = ()) -> Path:
     """Write the page of what is finetuned, into `report` in `runs`, and return it."""
     cells = grouped([each for each in found.values() if each.result["stage"] == "finetune"], None)
-    words = answer(cells, 0.5, lambda cell, seeds: f"python main.py -m prune.percent={cell.percent:g} seed={seeds}")
-    content = Content("Pruning report: made up", words, [*problems], cells, numbers(cells), found)
+    said = answer(cells, 0.5, lambda cell, seeds: f"python main.py -m prune.percent={cell.percent:g} seed={seeds}")
+    content = Content("Pruning report: made up", said or "nothing is done", [*problems], cells, numbers(cells), found)
     path = runs / "report" / PAGE
     path.parent.mkdir()
     path.write_text(page(content, runs, path.parent))

@@ -57,7 +57,7 @@ def opened(browser: "Browser") -> Iterator["Open"]:
     asked: list[str] = []
     paths, contexts = {"data:,"}, []
 
-    def open_page(path: Path, width: int = 1280, height: int = 900, **options: Any) -> "Page":
+    def open_page(path: Path, width: int = 1280, height: int = 900, ready: str = ".point", **options: Any) -> "Page":
         context = browser.new_context(viewport={"width": width, "height": height}, **options)
         contexts.append(context)
         page = context.new_page()
@@ -66,7 +66,7 @@ def opened(browser: "Browser") -> Iterator["Open"]:
         page.on("dialog", lambda dialog: said.append(f"dialog: {dialog.message}"))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(path.as_uri())
-        page.wait_for_selector(".point")
+        page.wait_for_selector(ready)
         paths.add(path.as_uri())
         return page
 
@@ -127,6 +127,11 @@ def test_a_report_in_a_directory_of_runs(tmp_path: Path, opened: "Open", monkeyp
     assert page.locator("#network").is_hidden()
 
 
+def test_a_report_on_nothing(tmp_path: Path, opened: "Open") -> None:
+    page = opened(pages.write(tmp_path, {}), ready="#answers p")
+    assert page.locator("main h2:visible").all_inner_texts() == ["Answer", "Not counted"]
+
+
 def test_cells_are_sorted_by_number_and_filtered_by_words(usual: Path, opened: "Open") -> None:
     page = opened(usual)
     table = page.locator("#cells table")
@@ -147,6 +152,9 @@ def test_cells_are_sorted_by_number_and_filtered_by_words(usual: Path, opened: "
     page.locator("#cells").get_by_label("All columns").check()
     assert titles(table) == embedded(usual)["columns"]
     assert table.locator("th[aria-sort]").get_attribute("aria-sort") == "descending"
+    table.locator("tbody tr").first.get_by_title("Show its runs").click()
+    assert page.locator("#runs output").inner_text() == "2 of 148 runs"
+    assert set(column(page.locator("#runs table"), "prune.scope")) == {"layer"}
     page.locator("#cells").get_by_label("Filter").fill("nothing has this")
     assert table.locator("tbody tr").count() == 0
 
