@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pruning.runs import Result, Run
-from pruning.summary.answer import answer
+from pruning.summary.answer import answer, command_of
 from pruning.summary.cells import Entry
 from pruning.summary.choose import grouped
 from pruning.summary.numbers import numbers
@@ -75,7 +75,7 @@ def sweep(
 def write(runs: Path, found: Mapping[str, Entry], problems: Iterable[str] = ()) -> Path:
     """Write the page of what is finetuned, into `report` in `runs`, and return it."""
     cells = grouped([each for each in found.values() if each.result["stage"] == "finetune"], None)
-    said = answer(cells, 0.5, lambda cell, seeds: f"python main.py -m prune.percent={cell.percent:g} seed={seeds}")
+    said = answer(cells, 0.5, lambda cell, seeds: command_of({"prune.percent": cell.percent}, seeds))
     content = Content("Pruning report: made up", said or "nothing is done", [*problems], cells, numbers(cells), found)
     path = runs / "report" / PAGE
     path.parent.mkdir()
