@@ -17,6 +17,7 @@ from pruning.summary.curves import draw
 from pruning.summary.judge import judged
 from pruning.summary.missing import missing
 from pruning.summary.numbers import CLASSES, SHORT, as_csv, as_latex, as_markdown, classes, numbers, shown
+from pruning.summary.page import PAGE, Content, page
 from pruning.summary.settings import ReportSettings
 
 LISTED = 20  # problems that the terminal shows; report.md has them all
@@ -42,7 +43,7 @@ class Report:
             more = len(self.problems) - LISTED
             lines = ["not counted:", *(f"  {each}" for each in self.problems[:LISTED])]
             blocks.append("\n".join([*lines, *([f"  ... and {more} more, in report.md"] if more > 0 else [])]))
-        return "\n\n".join([*blocks, f"report: {self.out}"])
+        return "\n\n".join([*blocks, f"report: {self.out / PAGE}"])
 
 
 def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: Sweep | None = None) -> Report:
@@ -64,6 +65,9 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
     problems = [*gathered.problems, *damaged, *missing(runs, sweep, settings.where)]
     rows = numbers(found)
     _write(out, words, rows, problems, found)
+    title = f"Pruning report: {sweep.title}" if sweep else "Pruning report"
+    content = Content(title, words, problems, found, rows, gathered.entries)
+    write_whole(out / PAGE, page(content, runs, out).encode())
     titles = ("dataset", "network", *SHORT)
     shorter = [tuple(shown(row[title]) for title in titles) for row in rows]
     return Report(words, report.text(shorter, titles) if rows else "", problems, out)

@@ -179,7 +179,7 @@ def test_a_sweep_is_reported_by_itself_and_a_report_that_fails_is_a_line(
     text = report_after(sweep, {"tolerance": 0.7}, neutral)
     assert "less than 0.7 points" in text
     assert "waiting, not counted: finetune" in text
-    assert text.splitlines()[-1] == f"report: {tmp_path / 'report' / sweep.title}"
+    assert text.splitlines()[-1] == f"report: {tmp_path / 'report' / sweep.title / 'report.html'}"
     assert [row["sparsity asked"] for row in rows(tmp_path, sweep.title)] == ["0.8"]
     assert "not a run" not in words(tmp_path)
     monkeypatch.setattr(make, "gather", lambda *_: math.sqrt(-1))
