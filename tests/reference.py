@@ -101,3 +101,89 @@ def fit(model: nn.Module, data: Data, recipe: TrainRecipe, mask: Mapping[str, Te
             for name, keep in mask.items():
                 parameters[name].data[~keep] = 0.0
             step += 1
+
+
+def scores(name: str, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """Score all convolution weights as the papers' formulas say, by whatever is most obvious; float64, no BatchNorm."""
+    return {n: SCORES[name](model, n, batches) for n, p in model.named_parameters() if p.ndim == 4}
+
+
+def _loss(model: nn.Module, batch: tuple[Tensor, Tensor], **changed: Tensor) -> Tensor:
+    return F.cross_entropy(torch.func.functional_call(model, changed, (batch[0],)), batch[1])
+
+
+def _connection(model: nn.Module, name: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+    """Return dL/dc at c = 1, where each weight w is c w."""
+    weight = model.get_parameter(name).detach()
+    c = torch.ones_like(weight).requires_grad_()
+    return torch.autograd.grad(_loss(model, batch, **{name: c * weight}), c)[0]
+
+
+def taylor(model: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    return torch.stack([_connection(model, name, batch).abs() for batch in batches]).sum(0)
+
+
+def snip(model: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    def raw(some: str) -> Tensor:
+        return torch.stack([_connection(model, some, batch) for batch in batches]).sum(0).abs()
+
+    return raw(name) / torch.stack([raw(n).sum() for n, p in model.named_parameters() if p.ndim == 4]).sum()
+
+
+def fisher(model: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    images = [(x[None], y[None]) for batch in batches for x, y in zip(*batch, strict=True)]
+    squares = [torch.autograd.grad(_loss(model, one), model.get_parameter(name))[0] ** 2 for one in images]
+    return model.get_parameter(name).detach() ** 2 * torch.stack(squares).mean(0) / 2
+
+
+def grasp(model: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """Build the whole Hessian of the convolutions' weights, at temperature 200."""
+    names = [n for n, p in model.named_parameters() if p.ndim == 4]
+    sizes = [model.get_parameter(n).numel() for n in names]
+    flat = torch.cat([model.get_parameter(n).detach().flatten() for n in names])
+    total = torch.zeros_like(flat)
+    slope = torch.zeros_like(flat)
+
+    def loss(w: Tensor, batch: tuple[Tensor, Tensor]) -> Tensor:
+        parts = {n: p.reshape(model.get_parameter(n).shape) for n, p in zip(names, w.split(sizes), strict=True)}
+        return F.cross_entropy(torch.func.functional_call(model, parts, (batch[0],)) / 200, batch[1])
+
+    for batch in batches:
+        slope += torch.autograd.functional.jacobian(lambda w, b=batch: loss(w, b), flat)
+    for batch in batches:
+        total += torch.autograd.functional.hessian(lambda w, b=batch: loss(w, b), flat) @ slope
+    return dict(zip(names, (flat * total).split(sizes), strict=True))[name].reshape(model.get_parameter(name).shape)
+
+
+def synflow(model: nn.Module, name: str, batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    """R is linear in each single weight: its share is what R loses without it."""
+    ones = torch.ones_like(batches[0][0][:1])
+    absolute = {n: torch.zeros_like(p) if n.endswith("bias") else p.detach().abs() for n, p in model.named_parameters()}
+    whole = torch.func.functional_call(model, absolute, (ones,)).sum()
+    found = torch.zeros(absolute[name].numel(), dtype=whole.dtype)
+    for i in range(len(found)):
+        without = absolute[name].clone().flatten()
+        without[i] = 0
+        changed = absolute | {name: without.reshape(absolute[name].shape)}
+        found[i] = whole - torch.func.functional_call(model, changed, (ones,)).sum()
+    return found.reshape(absolute[name].shape).detach()
+
+
+def lamp(model: nn.Module, name: str, _batches: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+    weights = model.get_parameter(name).detach().flatten().tolist()
+    found = [w * w / sum(u * u for u in weights if abs(u) >= abs(w)) for w in weights]
+    return torch.tensor(found, dtype=torch.float64).reshape(model.get_parameter(name).shape)
+
+
+SCORES = {"taylor": taylor, "snip": snip, "fisher": fisher, "grasp": grasp, "synflow": synflow, "lamp": lamp}
+
+
+def erk(shapes: Sequence[Sequence[int]], kept: int) -> list[float]:
+    """Return each tensor's number of kept weights, in fractions: raise the factor until they add up (bisection)."""
+    sizes = [math.prod(shape) for shape in shapes]
+    low, high = 0.0, float(max(sizes))
+    for _ in range(200):
+        factor = (low + high) / 2
+        parts = [min(size, factor * sum(shape)) for size, shape in zip(sizes, shapes, strict=True)]
+        low, high = (factor, high) if sum(parts) < kept else (low, factor)
+    return parts

@@ -4,37 +4,12 @@ A new criterion is one function Scoring -> Scores, entered in CRITERIA; its keyw
 `prune`, so `prune.criterion=NAME prune.SETTING=...` reach it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Any
-
 import torch
-from torch import Tensor, nn
 
-Scores = Mapping[str, Tensor]
-"""Parameter name -> tensor of the parameter's shape."""
+from pruning.masks.gradients import fisher, grasp, snip, taylor
+from pruning.masks.scoring import Criterion, Scores, Scoring
 
-
-@dataclass(frozen=True)
-class Scoring:
-    """What a criterion may look at. The network is a copy in evaluation mode, so a criterion may change it."""
-
-    model: nn.Module
-    weights: Mapping[str, nn.Parameter]  # the prunable ones, those of `model` itself
-    batches: Iterable[tuple[Tensor, Tensor]]  # images (B, 3, H, W) as the network takes them, and labels (B,)
-    generator: torch.Generator  # on the CPU; decided by the seed
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """`score` with its keyword-only settings; `rounds` is how often it scores and prunes to reach a sparsity."""
-
-    score: Callable[..., Scores]
-    rounds: int = 1
-
-    def with_settings(self, **settings: Any) -> "Criterion":
-        return replace(self, score=partial(self.score, **settings))
+__all__ = ["CRITERIA", "Criterion", "Scores", "Scoring"]
 
 
 def magnitude(given: Scoring) -> Scores:
@@ -47,4 +22,45 @@ def random(given: Scoring) -> Scores:
     return {name: torch.rand(weight.shape, generator=given.generator) for name, weight in given.weights.items()}
 
 
-CRITERIA: dict[str, Criterion] = {"magnitude": Criterion(magnitude), "random": Criterion(random)}
+def lamp(given: Scoring) -> Scores:
+    """w^2 / the sum of u^2 over the weights u of its layer that are as large (Lee et al. 2021, arXiv 2010.07611).
+
+    Magnitude with a threshold for each layer that needs no tuning: a layer's last weight has score 1, so none is
+    emptied before all are down to one. It is meant for the global scope. Equal weights count by position.
+    """
+    scores = {}
+    for name, weight in given.weights.items():
+        square, order = weight.detach().double().flatten().square().sort(stable=True)
+        larger = square.flip(0).cumsum(0).flip(0)
+        ratio = torch.where(larger > 0, square / larger, 0)
+        scores[name] = torch.empty_like(ratio).index_copy_(0, order, ratio).reshape(weight.shape)
+    return scores
+
+
+def synflow(given: Scoring) -> Scores:
+    """|w| dR/d|w|, R = the outputs' sum for an image of ones, each w made |w| (Tanaka et al. 2020, arXiv 2006.05467).
+
+    It looks at no label and no image but its shape; biases and running means count as 0, as at initialisation. In 100
+    rounds, geometrically, since in one it empties layers. In float64: products along 164 layers overflow in float32.
+    """
+    model = given.model.double()
+    (images, _), *_ = given.first(1)
+    with torch.no_grad():
+        for name, value in model.state_dict().items():
+            if value.is_floating_point():
+                value.zero_() if name.endswith(("bias", "running_mean")) else value.abs_()
+    product = model(torch.ones_like(images[:1], dtype=torch.float64)).sum()
+    gradients = torch.autograd.grad(product, list(given.weights.values()))
+    return {name: (w * g).detach() for (name, w), g in zip(given.weights.items(), gradients, strict=True)}
+
+
+CRITERIA: dict[str, Criterion] = {
+    "magnitude": Criterion(magnitude),
+    "random": Criterion(random),
+    "taylor": Criterion(taylor),
+    "fisher": Criterion(fisher),
+    "lamp": Criterion(lamp),
+    "snip": Criterion(snip),
+    "grasp": Criterion(grasp),
+    "synflow": Criterion(synflow, rounds=100),
+}

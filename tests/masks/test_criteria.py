@@ -3,7 +3,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning import masks, rng
+from pruning.errors import UserError
 from pruning.masks import CRITERIA, KINDS, Criterion, Scoring
+from tests import reference
 from tests.helpers import equal
 
 
@@ -55,3 +57,51 @@ def test_random_is_uniform_and_blind_to_the_weights() -> None:
     assert not torch.equal(one, scores(model, seed=1)[0])
     nn.init.constant_(conv.weight, 3.0)
     assert torch.equal(one, scores(model)[0])
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+@pytest.mark.parametrize("name", reference.SCORES)
+def test_scores_are_those_of_the_papers(name: str, batches: int) -> None:
+    torch.manual_seed(1)
+    layers = nn.Conv2d(2, 3, 3), nn.ReLU(), nn.Conv2d(3, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
+    model = nn.Sequential(*layers).double()
+    data = [(torch.randn(4, 2, 5, 5).double(), torch.randint(0, 3, (4,))) for _ in range(batches)]
+    wanted = reference.scores(name, model, data)
+    weights = {n: model.get_parameter(n) for n in masks.prunable(model)}
+    criterion = CRITERIA[name]
+    if name not in ("lamp", "synflow"):
+        criterion = criterion.with_settings(batches=batches)
+    found = criterion.score(Scoring(model, weights, data, rng.generator(0, "criterion")))
+    for n in wanted:
+        assert torch.allclose(found[n], wanted[n], rtol=1e-9, atol=0), n
+
+
+def test_lamp_spares_the_last_weight_of_a_layer_and_takes_equal_ones_by_position() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 4, 1, bias=False), nn.Conv2d(4, 1, 1, bias=False))
+    for parameter, value in zip(model.parameters(), (1e-6, 5.0), strict=True):
+        nn.init.constant_(parameter, value)
+    scores = CRITERIA["lamp"].score(given(model))
+    assert [score.flatten().tolist() for score in scores.values()] == [pytest.approx([1 / 4, 1 / 3, 1 / 2, 1])] * 2
+
+
+def test_what_looks_at_images_asks_for_them_and_for_some() -> None:
+    for name in ("taylor", "fisher", "snip", "grasp", "synflow"):
+        with pytest.raises(UserError, match="looks at images: give batches of them"):
+            masks.prune(net(), 0.5, name)
+    with pytest.raises(UserError, match="batches must be >= 1, got 0"):
+        masks.prune(net(), 0.5, CRITERIA["taylor"].with_settings(batches=0), batches=given(net()).batches)
+
+
+def test_synflow_prunes_in_rounds_and_leaves_a_way_through() -> None:
+    model = net()
+    mask = masks.prune(model, 0.96, "synflow", batches=given(model).batches)
+    assert all(keep.any() for keep in masks.on_a_path(model, mask, (3, 8, 8)).values())
+
+
+def test_data_driven_scores_leave_the_network_as_it_was() -> None:
+    model = net().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    for name in CRITERIA:
+        masks.prune(model, 0.5, name, batches=given(net()).batches)
+    assert model.training
+    assert equal(before, model.state_dict())

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning import masks
+from pruning.errors import UserError
 from pruning.masks.scopes import Groups, allocate
 from tests import reference
 
@@ -73,3 +74,54 @@ def test_a_scope_whose_counts_are_impossible_is_a_value_error() -> None:
         with pytest.raises(ValueError, match=text) as caught:
             masks.keep_top(SCORES, 0.5, lambda *_, given=groups: given, {"a": torch.tensor([True, False, True, True])})
         assert type(caught.value) is ValueError  # a mistake of a program, not of its user
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> tuple[dict[str, torch.Size], int]:
+    dimensions = st.lists(st.integers(1, 9), min_size=2, max_size=4).filter(lambda some: len(some) != 3)
+    shapes = {str(i): torch.Size(draw(dimensions)) for i in range(draw(st.integers(1, 6)))}
+    return shapes, draw(st.integers(0, sum(shape.numel() for shape in shapes.values())))
+
+
+@settings(deadline=None, max_examples=200)
+@given(networks())
+def test_erk_is_the_closed_form(case: tuple[dict[str, torch.Size], int]) -> None:
+    shapes, total = case
+    sizes = [shape.numel() for shape in shapes.values()]
+    groups = masks.SCOPES["erk"](shapes, total, dict.fromkeys(shapes, 0))
+    kept = [size - groups[(name,)] for name, size in zip(shapes, sizes, strict=True)]
+    assert sum(kept) == sum(sizes) - total
+    wanted = reference.erk([*shapes.values()], sum(sizes) - total)
+    assert all(abs(have - want) <= 1 + 1e-6 for have, want in zip(kept, wanted, strict=True))
+
+
+def test_erk_never_asks_for_a_pruned_weight_again() -> None:
+    shapes = {"a": torch.Size([4, 4]), "b": torch.Size([10, 10])}
+    assert masks.SCOPES["erk"](shapes, 60, {"a": 12, "b": 0}) == {("a",): 12, ("b",): 48}
+
+
+def test_uniform_plus_spares_the_first_convolution_and_a_fifth_of_the_last_layer() -> None:
+    shapes = {"conv1": torch.Size([4, 3, 3, 3]), "conv2": torch.Size([10, 10, 1, 1]), "fc": torch.Size([5, 10])}
+    scope, none = masks.SCOPES["uniform_plus"], dict.fromkeys(shapes, 0)
+    assert scope(shapes, 75, none) == {("conv1",): 0, ("conv2",): 50, ("fc",): 25}
+    assert scope(shapes, 138, none) == {("conv1",): 0, ("conv2",): 98, ("fc",): 40}
+    with pytest.raises(UserError, match=r"^scope=uniform_plus can prune 0.5426 at most"):
+        scope(shapes, 141, none)
+    assert scope(shapes, 75, {"conv1": 7, "conv2": 0, "fc": 45}) == {("conv1",): 7, ("conv2",): 23, ("fc",): 45}
+
+
+@settings(deadline=None, max_examples=200)
+@given(bins(), st.data())
+def test_allocate_within_limits_on_both_sides(case: tuple[int, list[int], list[int]], data: st.DataObject) -> None:
+    _, weights, least = case
+    most = [low + data.draw(st.integers(0, 40)) for low in least]
+    total = data.draw(st.integers(sum(least), sum(most)))
+    goal = allocate(total, weights, least, most)
+    assert sum(goal) == total
+    assert all(low <= part <= high for low, part, high in zip(least, goal, most, strict=True))
+    rates = [
+        (part / weight, 1 / weight)
+        for part, weight, a, b in zip(goal, weights, least, most, strict=True)
+        if a < part < b
+    ]
+    assert all(abs(one - other) <= slack + more for one, slack in rates for other, more in rates)
