@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,11 @@ from pruning.report.table import layers
 from pruning.runs import Run, Step, lineage
 
 
-def picture(run: Run, checkpoint: Checkpoint) -> Path:
-    """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file."""
+def picture(run: Run, checkpoint: Checkpoint, check: Callable[[], None] = lambda: None) -> Path:
+    """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file.
+
+    `check` is as in `write_whole`.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -28,7 +32,7 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path:
         figure.savefig(packed, format="png", dpi=110, metadata={"Software": None})
     finally:
         plt.close(figure)
-    write_whole(path, packed.getbuffer())
+    write_whole(path, packed.getbuffer(), check)
     return path
 
 
