@@ -23,7 +23,7 @@ UTS = ("--uts",)
 PID = ("--uts", "--pid", "--fork", "--mount-proc")
 
 LATE = """
-import os, runpy, signal, sys
+import os, pathlib, runpy, signal, sys
 from pruning import checkpoints, report
 from pruning.execution import recorder
 _, owner, name, last, wanted, *sys.argv = sys.argv
@@ -204,12 +204,13 @@ def test_who_was_overtaken_goes_on_itself_when_the_other_is_gone(
 
 PICTURE = "sys.modules['pruning.report.picture']"
 RUN = "sys.modules['pruning.runs.run']"
-MOMENTS = {  # where the claim was checked, and what was to be written is not
+MOMENTS = {  # where the claim was checked, and what was to be written, or only renamed, is not
     "the config": (RUN, "write_json", "1", "config.json"),
     "a row": ("recorder", "line", "4", "epoch"),
     "the state": ("recorder", "write_whole", "4", "resume.pt"),
     "the model": ("checkpoints.Checkpoint", "save", "1", "model.safetensors"),
     "the picture": (PICTURE, "write_whole", "1", "picture.png"),
+    **{f"the rename of {name}": ("pathlib.Path", "replace", "1", name) for name in (*MADE[:1], *MADE[2:4])},
     "the result": ("recorder", "publish", "1", "result.json"),
 }
 

@@ -508,8 +508,31 @@ class Chaos:
     def launch(self, *more: str) -> subprocess.CompletedProcess[str]:
         return self.submitter.submit(*CHAOS, *more, "-m").wait()
 
+    def repair(self) -> None:
+        """Do what is an administrator's: a controller that was killed before it saved that a job has started takes the
+        node for broken, and holds the job.
+        """
+        if shell("sinfo", "--noheader", "--format=%t").split()[0] in ("drain", "drng"):
+            shell("scontrol", "update", f"nodename={self.node()}", "state=resume")
+        mine = self.live("PENDING")
+        for line in shell("squeue", "--noheader", "--array", "--Format=JobArrayID:|,Reason:|").splitlines():
+            job, reason, _ = line.split("|")
+            if job in mine and reason == "launch failed requeued held":
+                assert (
+                    f"held: job {job} PENDING ({reason}, scontrol release {job})"
+                    in self.submitter("stage=status").stdout
+                )
+                shell("scontrol", "release", job)
+
+    def node(self) -> str:
+        return shell("sinfo", "--noheader", "--format=%n").split()[0]
+
     def end(self) -> None:
-        until(lambda: not self.live())
+        def over() -> bool:
+            self.repair()
+            return not self.live()
+
+        until(over)
 
     def look(self) -> int:
         """Hold what is done to what was done before: nothing is made twice. Return how many steps that is."""
@@ -530,6 +553,7 @@ class Chaos:
         found: list[str] = []
 
         def looked() -> bool:
+            self.repair()
             found[:] = self.live("RUNNING")
             return bool(found) or not self.live()
 
@@ -569,10 +593,9 @@ class Chaos:
         shell("sbatch", "--partition=high", "--cpus-per-task=8", "--mem=16", "--output=/dev/null", "--wrap=sleep 1")
 
     def drain(self, _job: str) -> None:
-        node = shell("sinfo", "--noheader", "--format=%n").split()[0]
-        shell("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+        shell("scontrol", "update", f"nodename={self.node()}", "state=drain", "reason=test")
         self.pause()
-        shell("scontrol", "update", f"nodename={node}", "state=resume")
+        shell("scontrol", "update", f"nodename={self.node()}", "state=resume")
 
     def restart(self, _job: str) -> None:
         """Kill the controller, and start it again."""

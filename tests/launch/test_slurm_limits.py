@@ -10,9 +10,10 @@ import pytest
 from pruning.files import read_json
 from pruning.runs import claims, every
 from pruning.runs.jobs import recorded_jobs
-from tests.helpers import by_stage
 from tests.launch.on_slurm import (
     GPU,
+    GRID,
+    HOLD,
     ONE,
     SAFE,
     WAIT,
@@ -22,6 +23,7 @@ from tests.launch.on_slurm import (
     equal_to,
     jobs,
     kill_controller,
+    shell,
     start_all,
 )
 
@@ -54,8 +56,9 @@ def test_a_device_that_only_the_nodes_have_is_for_them_to_refuse(submitters: Cal
     error = "env.device=cuda: this machine has 0 CUDA devices; try env.device=auto"
     assert "submitted 1 task: jobs " in done.stdout
     assert done.returncode == 1
-    assert f"failed: {by_stage(submitter.runs)['train'].path.name}: {error}" in done.stderr
-    assert (read_json(by_stage(submitter.runs)["train"].path / "failed.json") or {})["error"] == error
+    (dense,) = submitter.runs.glob("train-*")
+    assert f"failed: {dense.name}: {error}\n" in done.stderr
+    assert (read_json(dense / "failed.json") or {})["error"] == error
     assert error in submitter("stage=status").stdout
 
 
@@ -84,3 +87,30 @@ def test_a_launch_that_waits_outlasts_the_controller(submitters: Callable[[str],
     assert "1 of 1 cells are done" in done.stdout
     assert equal_to(reference, submitter.runs, 3)
     assert [about(job)["Restarts"] for job in jobs(submitter.runs)] == ["0"]
+
+
+def test_what_was_submitted_before_a_refusal_is_not_submitted_again(
+    submitters: Callable[[str], Submitter], reference: Path
+) -> None:
+    """SLURM's sbatch itself tries for two minutes to get a job into a full queue."""
+    submitter = submitters("partly")
+    known = len(shell("scontrol", "--oneliner", "show", "job").splitlines())
+    with configured(f"MaxJobCount={known + 5}"):  # room for two dense networks and the cells of one
+        done = submitter.submit(HOLD, *GRID).wait()
+    first = jobs(submitter.runs)
+    assert (done.returncode, done.stderr.count("\n"), len(first)) == (1, 1, 4), done.stderr
+    arrays = ", ".join(dict.fromkeys(job.partition("_")[0] for job in first))
+    assert done.stderr.startswith("error: SLURM refuses the tasks: ")
+    told = f"; 4 of 6 tasks were submitted before that (jobs {arrays}); the same command submits the rest\n"
+    assert done.stderr.endswith(told)
+    again = submitter.submit(HOLD, *GRID).wait()
+    assert "submitted 2 tasks: jobs " in again.stdout, again.stderr
+    assert jobs(submitter.runs)[:4] == first
+    assert len(jobs(submitter.runs)) == len(set(jobs(submitter.runs))) == 6
+    assert len(recorded_jobs(submitter.runs)) == 10
+    shell("scontrol", "release", *jobs(submitter.runs))
+    done = submitter.submit(WAIT, *GRID).wait()
+    assert done.returncode == 0, done.stderr
+    assert "submitted 0 tasks" in done.stdout
+    assert equal_to(reference, submitter.runs, 10)
+    assert all(run.log.read_text().count(": starts") == 1 for run in every(submitter.runs))
