@@ -60,8 +60,6 @@ class WandbTracker(Tracker):
         import wandb
 
         self.home.mkdir(parents=True, exist_ok=True)
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
-            os.environ.setdefault(name, str(self.home))
         if self.mode == "offline":  # an attempt that was killed while it wrote this
             for old in self.home.glob(f"wandb/offline-run-*-{self.about['id']}"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -181,6 +179,8 @@ def tracker(
     def make() -> Tracker:
         with in_one_line(note):
             if (mode := mode_of(settings)) != "disabled":
+                for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
+                    os.environ.setdefault(name, str(home))
                 import wandb
 
                 wandb.setup()  # reads its files
