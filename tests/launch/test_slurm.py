@@ -518,10 +518,8 @@ class Chaos:
         for line in shell("squeue", "--noheader", "--array", "--Format=JobArrayID:|,Reason:|").splitlines():
             job, reason, _ = line.split("|")
             if job in mine and reason == "launch failed requeued held":
-                assert (
-                    f"held: job {job} PENDING ({reason}, scontrol release {job})"
-                    in self.submitter("stage=status").stdout
-                )
+                told = f": job {job} PENDING ({reason}, scontrol release {job})"
+                assert told in self.submitter("stage=status").stdout
                 shell("scontrol", "release", job)
 
     def node(self) -> str:
