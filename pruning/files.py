@@ -97,9 +97,9 @@ def cannot_write(path: Path, error: OSError) -> CannotWriteError:
     return CannotWriteError(f"cannot write {path}: {error.strerror or error}; {advice}")
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `value` whole or not at all, indented for people; ValueError for a number that JSON has not, like nan."""
-    write_whole(path, to_json(value))
+def write_json(path: Path, value: Any, check: Callable[[], None] = lambda: None) -> None:
+    """Write `value` as JSON, as `write_whole` does; ValueError for a number that JSON has not, like nan."""
+    write_whole(path, to_json(value), check)
 
 
 def to_json(value: Any) -> bytes:

@@ -94,7 +94,9 @@ class Command:
     def runs(self) -> Path:
         return self.home / "runs"
 
-    def start(self, *overrides: str, cold: bool = False, runs: Path | None = None, **environ: str) -> Running:
+    def start(
+        self, *overrides: str, cold: bool = False, runs: Path | None = None, place: Path = ROOT, **environ: str
+    ) -> Running:
         self.count += 1
         out, err = (self.home / f"{self.count}.{name}" for name in ("out", "err"))
         places = [f"env.runs={runs or self.runs}", f"env.data={self.home / 'data'}"]
@@ -105,10 +107,10 @@ class Command:
                 argv = [sys.executable, str(ROOT / "main.py"), *args]
                 interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
                 process = subprocess.Popen(
-                    argv, cwd=ROOT, env=env, stdin=subprocess.DEVNULL, stdout=o, stderr=e, preexec_fn=interruptible
+                    argv, cwd=place, env=env, stdin=subprocess.DEVNULL, stdout=o, stderr=e, preexec_fn=interruptible
                 )
             return Running(args, process.pid, out, err, process.poll)
-        pid = self.server.ask({"args": args, "env": env, "out": str(out), "err": str(err)})
+        pid = self.server.ask({"args": args, "env": env, "out": str(out), "err": str(err), "place": str(place)})
         return Running(args, pid, out, err, lambda: self.server.status(pid))
 
     def __call__(self, *overrides: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -138,6 +140,7 @@ def become(request: dict[str, Any]) -> None:
     """Turn this fork into `python main.py args...`."""
     for number, path in enumerate((os.devnull, request["out"], request["err"])):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC if number else os.O_RDONLY), number)
+    os.chdir(request["place"])
     os.environ.clear()
     os.environ.update(request["env"])
     sys.argv = [str(ROOT / "main.py"), *request["args"]]

@@ -151,7 +151,7 @@ def ours(row: Mapping[str, str], record: JobRecord) -> bool:
 
 def as_seen(row: Mapping[str, str], record: JobRecord, runs: Path) -> JobSeen:
     """Return what a row says."""
-    state, reason = row["State"], row["Reason"]
+    state, reason = row["State"], row["Reason"].replace("_", " ")  # some versions have one, some the other
     return JobSeen(
         job=record.job,
         state=state,

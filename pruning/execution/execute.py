@@ -3,7 +3,6 @@
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
 
@@ -73,10 +72,13 @@ def _make(step: Step, run: Run, claim: claims.Claim, env: Env, reporter: trackin
         failed = isinstance(error, Exception) and not isinstance(error, Interrupted)
         if failed and not lost:
             text = "".join(traceback.format_exception(error))
-            with suppress(UserError):  # the disk refuses this too; the first error is the one to show
-                write_json(
-                    run.path / "failed.json", {"error": last_line(error), "traceback": text, "when": time.time()}
-                )
+            about = {"error": last_line(error), "traceback": text, "when": time.time()}
+            try:
+                write_json(run.path / "failed.json", about, claim.check)
+            except claims.LostClaim:
+                lost = True
+            except UserError:  # the disk refuses this too; the first error is the one to show
+                pass
         claim.release()
         if failed and lost and not isinstance(error, claims.LostClaim):  # whatever it was, others go on with the step
             raise claims.LostClaim(f"{run.path.name} was taken over by another process") from error
@@ -120,7 +122,7 @@ def _leave(result: Result, checkpoint: Checkpoint, outputs: Outputs | None, reco
     result["model_sha256"] = checkpoint.save(run.model, recorder.claim.check)
     if outputs:
         outputs.save(run.path, recorder.claim.check)
-    picture = report.picture(run, checkpoint)
+    picture = report.picture(run, checkpoint, recorder.claim.check)
     recorder.tracker.finish(dict(result), report.layers(checkpoint), picture, run.model)
     recorder.finish(result)
 

@@ -49,7 +49,7 @@ class RunRecorder(TrainingHooks):
         self.run.clean()
         self.load()
         self.forget_failure()
-        self.run.write_config(self.step, machine)
+        self.run.write_config(self.step, machine, self.claim.check)
         # epochs that were finished but not saved are made again, so their rows go; the state has all others
         path = self.run.path / "metrics.jsonl"
         # checked when the new file lies beside it: who takes over after that removes it (`clean`), and the rename fails

@@ -2,6 +2,7 @@
 
 import io
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ FIGURED = 40  # layers that get their figure written in
 KEPT, PRUNED = "#0072B2", "#D9D9D9"
 
 
-def picture(run: Run, checkpoint: Checkpoint) -> Path:
-    """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file."""
+def picture(run: Run, checkpoint: Checkpoint, check: Callable[[], None] = lambda: None) -> Path:
+    """Draw kept weights by layer, and accuracy over the epochs of the run and its ancestors; return the file.
+
+    `check` is as in `write_whole`.
+    """
     import matplotlib
 
     matplotlib.use("agg")
@@ -34,7 +38,7 @@ def picture(run: Run, checkpoint: Checkpoint) -> Path:
         figure.savefig(packed, format="png", dpi=110, metadata={"Software": None})
     finally:
         plt.close(figure)
-    write_whole(path, packed.getbuffer())
+    write_whole(path, packed.getbuffer(), check)
     return path
 
 

@@ -4,7 +4,7 @@ import os
 import stat
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,8 +118,11 @@ class Run:
             "when": when if isinstance(when, (int, float)) else 0.0,
         }
 
-    def write_config(self, step: Step, machine: dict[str, Any]) -> None:
-        """Write what is made, and add `machine` (code, libraries, device, ...) to the attempts that there were."""
+    def write_config(self, step: Step, machine: dict[str, Any], check: Callable[[], None] = lambda: None) -> None:
+        """Write what is made, and add `machine` (code, libraries, device, ...) to the attempts that there were.
+
+        `check` is as in `write_whole`.
+        """
         beside = {key: value for key, value in step.to_json().items() if key not in step.spec and key not in SPARED}
         try:
             attempts = value_of("attempts", (self.config() or {}).get("attempts", []), tuple[Mapping[str, Any], ...])
@@ -127,7 +130,7 @@ class Run:
             attempts = ()
         attempt = {"when": time.time()} | machine
         about = {"id": step.id, "spec": step.spec, "unhashed": beside, "machine": machine}
-        write_json(self.path / "config.json", about | {"attempts": [*attempts, attempt]})
+        write_json(self.path / "config.json", about | {"attempts": [*attempts, attempt]}, check)
 
     def clean(self) -> None:
         """Remove what a killed attempt was writing, and no one's claim."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch_failed_requeued_held")
+HELD = ("JobHeldUser", "JobHeldAdmin", "JobHoldMaxRequeue", "launch failed requeued held")
 NEVER = "DependencyNeverSatisfied"
 UNSAID = ("", "None", "(null)", "NonZeroExitCode", "exit 0")  # what says no more than the state does
 

@@ -2,9 +2,10 @@
 
 from pruning.tracking.agent import adopt_agent, answer_agent
 from pruning.tracking.console import Reporter, reporter
+from pruning.tracking.guard import Tracker
 from pruning.tracking.live import LiveTable, live_table
 from pruning.tracking.terminal import forgive
-from pruning.tracking.wandb import Tracker, tracker
+from pruning.tracking.wandb import tracker
 
 __all__ = [
     "LiveTable",

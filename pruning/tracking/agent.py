@@ -1,11 +1,13 @@
 """Under a W&B sweep agent: the agent's run stands for the cell, beside the runs of the cell's steps."""
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 from pruning.errors import printable
-from pruning.tracking.wandb import first_line
+from pruning.tracking.guard import BestEffort, first_line
+from pruning.tracking.wandb import WandbTracker
 
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
@@ -20,12 +22,13 @@ def adopt_agent() -> dict[str, str]:
 
 def answer_agent(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:
     """Give the agent the result of its cell, in the run that it has reserved; W&B's files go into `home`."""
-    if not agent:
+    if not agent or time.monotonic() < WandbTracker.quiet_until:  # of a server that does not answer a line was printed
         return
     try:
         _answer(agent, result, home)
     except (Exception, SystemExit) as error:  # the result is on the disk; an agent that is not told of it harms nobody
-        print(f"W&B's agent could not be answered: {printable(first_line(error))}", flush=True)
+        if not BestEffort.said:
+            print(f"W&B's agent could not be answered: {printable(first_line(error))}", flush=True)
 
 
 def _answer(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:

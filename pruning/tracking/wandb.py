@@ -3,7 +3,8 @@
 Online, rows are handed to the client as they come (it sends them every 15 seconds or so); after a kill, the rows that
 the server does not have yet are sent from metrics.jsonl, so no epoch is missing or doubled. Offline, the run is written
 once, when the step is done: an offline run cannot be continued. It has only what no online attempt has handed over, so
-that `wandb sync` doubles nothing. Whatever goes wrong here is printed once and never stops a run.
+that `wandb sync` doubles nothing; so is a result kept that a server did not take. Whatever goes wrong here is printed
+once and never stops a run.
 """
 
 import os
@@ -13,23 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pruning.tracking.guard import BestEffort, Tracker, first_line, in_one_line
+
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
 QUIET = 600  # seconds without another try after the server did not answer
 INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
 FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
-
-
-class Tracker:
-    """Takes what a step reports, and sends it nowhere."""
-
-    def row(self, metrics: dict[str, Any]) -> None:
-        """Send the figures of one epoch."""
-
-    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
-        """Send what the step ended with: its result, per-layer sparsity, picture and model."""
-
-    def close(self) -> None:
-        """The step ends without a result."""
 
 
 class WandbTracker(Tracker):
@@ -47,7 +37,7 @@ class WandbTracker(Tracker):
         note: Callable[[str], None],
     ) -> None:
         self.mode, self.settings, self.about, self.home = mode, settings, about, home
-        self.rows = rows
+        self.rows, self.note = rows, note
         self.run: Any = None
         if mode == "online" and time.monotonic() < WandbTracker.quiet_until:
             self.mode = "offline"
@@ -55,19 +45,21 @@ class WandbTracker(Tracker):
             try:
                 self.start()
             except (Exception, SystemExit) as error:
-                import wandb
+                self.go_offline(error)
 
-                wandb.teardown()  # the service that failed still holds the id
-                self.mode = "offline"
-                WandbTracker.quiet_until = time.monotonic() + QUIET
-                note(f"W&B does not answer ({first_line(error)}); this step is kept for `wandb sync` in {home}")
+    def go_offline(self, error: BaseException) -> None:
+        """The server has failed: keep what it is to be given on the disk, say so, and leave it in peace for a while."""
+        import wandb
+
+        wandb.teardown()  # the service that failed still holds the id
+        self.mode, self.run = "offline", None
+        WandbTracker.quiet_until = time.monotonic() + QUIET
+        self.note(f"W&B does not answer ({first_line(error)}); this step is kept for `wandb sync` in {self.home}")
 
     def start(self) -> None:
         import wandb
 
         self.home.mkdir(parents=True, exist_ok=True)
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
-            os.environ.setdefault(name, str(self.home))
         if self.mode == "offline":  # an attempt that was killed while it wrote this
             for old in self.home.glob(f"wandb/offline-run-*-{self.about['id']}"):
                 shutil.rmtree(old, ignore_errors=True)
@@ -86,6 +78,7 @@ class WandbTracker(Tracker):
             settings=wandb.Settings(
                 init_timeout=INIT_TIMEOUT,
                 finish_timeout=FINISH_TIMEOUT,
+                finish_timeout_raises=True,
                 silent=True,
                 x_transaction_log_flush_interval=1,
             ),
@@ -128,6 +121,16 @@ class WandbTracker(Tracker):
             return 0
 
     def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        try:
+            self.deliver(result, table, picture, model)
+        except (Exception, SystemExit) as error:
+            if self.mode != "online":
+                raise
+            self.go_offline(error)
+            self.deliver(result, table, picture, model)
+
+    def deliver(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        """Hand over what the step ended with, and wait until it has arrived."""
         import wandb
 
         if self.run is None:
@@ -149,37 +152,6 @@ class WandbTracker(Tracker):
         if self.run:
             self.run.finish(exit_code=1)
             self.run = None
-
-
-class BestEffort(Tracker):
-    """Another tracker, whose first error is printed in one line and ends the tracking, not the run."""
-
-    def __init__(self, make: Callable[[], Tracker], note: Callable[[str], None]) -> None:
-        self.note, self.inner = note, Tracker()
-        self.guard(lambda: setattr(self, "inner", make()))
-
-    def guard(self, action: Callable[[], Any]) -> None:
-        try:
-            action()
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # whatever fails here must not fail the run
-            self.inner = Tracker()
-            self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
-
-    def row(self, metrics: dict[str, Any]) -> None:
-        self.guard(lambda: self.inner.row(metrics))
-
-    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
-        self.guard(lambda: self.inner.finish(result, table, picture, model))
-
-    def close(self) -> None:
-        self.guard(self.inner.close)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of what went wrong, at most 160 characters."""
-    return next(iter(str(error).split("\n")), "").strip()[:160] or type(error).__name__
 
 
 def mode_of(settings: dict[str, Any]) -> str:
@@ -205,7 +177,13 @@ def tracker(
     """Return the tracker of one step; `about` has id, name, stage, config."""
 
     def make() -> Tracker:
-        mode = mode_of(settings)
+        with in_one_line(note):
+            if (mode := mode_of(settings)) != "disabled":
+                for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
+                    os.environ.setdefault(name, str(home))
+                import wandb
+
+                wandb.setup()  # reads its files
         return Tracker() if mode == "disabled" else WandbTracker(mode, settings, about, list(rows), home, note)
 
     return BestEffort(make, note)

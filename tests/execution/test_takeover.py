@@ -18,13 +18,13 @@ from tests.namespaces import privileged
 Small = tuple[str, ...]
 EPOCHS = 20
 OLD = 1000.0  # seconds; more than any patience
-MADE = ("metrics.jsonl", "model.safetensors", "result.json")
+MADE = ("config.json", "logits.safetensors", "metrics.jsonl", "model.safetensors", "picture.png", "result.json")
 UTS = ("--uts",)
 PID = ("--uts", "--pid", "--fork", "--mount-proc")
 
 LATE = """
-import os, runpy, signal, sys
-from pruning import checkpoints
+import os, pathlib, runpy, signal, sys
+from pruning import checkpoints, report
 from pruning.execution import recorder
 _, owner, name, last, wanted, *sys.argv = sys.argv
 owner = eval(owner)
@@ -82,7 +82,8 @@ def elsewhere(command: Command, training: Small, flags: tuple[str, ...], *late: 
 
 
 def folder(command: Command) -> Path:
-    return by_stage(command.runs)["train"].path
+    (found,) = command.runs.glob("train-*")
+    return found
 
 
 def stopped(running: Running) -> bool:
@@ -131,7 +132,7 @@ def alike(command: Command, undisturbed: Path) -> None:
     assert lasting(command.runs) == lasting(undisturbed)
     assert [row["epoch"] for row in rows(by_stage(command.runs)["train"])] == list(range(1, EPOCHS + 1))
     files = {path.name for path in folder(command).iterdir()}
-    assert files == {"config.json", "logits.safetensors", "picture.png", *MADE}
+    assert files == {*MADE}
 
 
 @pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])
@@ -201,10 +202,15 @@ def test_who_was_overtaken_goes_on_itself_when_the_other_is_gone(
         alike(command, undisturbed)
 
 
-MOMENTS = {  # where the claim was checked, and what was to be written is not
+PICTURE = "sys.modules['pruning.report.picture']"
+RUN = "sys.modules['pruning.runs.run']"
+MOMENTS = {  # where the claim was checked, and what was to be written, or only renamed, is not
+    "the config": (RUN, "write_json", "1", "config.json"),
     "a row": ("recorder", "line", "4", "epoch"),
     "the state": ("recorder", "write_whole", "4", "resume.pt"),
     "the model": ("checkpoints.Checkpoint", "save", "1", "model.safetensors"),
+    "the picture": (PICTURE, "write_whole", "1", "picture.png"),
+    **{f"the rename of {name}": ("pathlib.Path", "replace", "1", name) for name in (*MADE[:2], *MADE[3:5])},
     "the result": ("recorder", "publish", "1", "result.json"),
 }
 

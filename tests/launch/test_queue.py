@@ -18,6 +18,9 @@ TEXT = """5|CANCELLED|Dependency|0|100|150||finetune-s0|
 4_1|OUT_OF_MEMORY|OutOfMemory|9|100|200|n1|a|b|
 6|PENDING|DependencyNeverSatisfied|0|100|N/A||prune|
 """
+LOST_BY_THE_CONTROLLER = """8_0|PENDING|launch failed requeued held|0|100|N/A||prune|
+8_1|PENDING|launch_failed_requeued_held|0|100|N/A||prune|
+"""
 
 
 def test_rows_are_read_by_job_and_cancelled_tasks_by_their_array() -> None:
@@ -30,6 +33,13 @@ def test_rows_are_read_by_job_and_cancelled_tasks_by_their_array() -> None:
     assert str(seen["4_0"]) == "job 4_0 FAILED on n1 (exit 3)"
     assert str(seen["4_1"]) == "job 4_1 OUT_OF_MEMORY on n1 (OutOfMemory, signal 9)"
     assert seen["4_0"].log == Path("runs/.sweeps/slurm/4_0/4_0_0_log.out")
+
+
+def test_a_job_that_slurm_holds_after_a_failed_launch_is_held() -> None:
+    for job, row in split(LOST_BY_THE_CONTROLLER, FIELDS).items():
+        seen = as_seen(row, JobRecord(job=job, steps=()), Path("runs"))
+        assert seen.held
+        assert str(seen) == f"job {job} PENDING (launch failed requeued held, scontrol release {job})"
 
 
 def test_a_job_counts_only_under_its_name() -> None:

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
@@ -19,113 +19,31 @@ from typing import Any
 
 import pytest
 
-from pruning.files import read_lines
 from pruning.runs import Run, claims, every
 from pruning.runs.jobs import recorded_jobs
 from pruning.runs.records import recorded_sweeps
 from tests.commands import ROOT, Command, Running, Server
-from tests.helpers import rows
+from tests.launch.on_slurm import (
+    GPU,
+    GRID,
+    HOLD,
+    ONE,
+    SAFE,
+    SLURM,
+    WAIT,
+    Submitter,
+    about,
+    equal_to,
+    jobs,
+    kill_controller,
+    made,
+    result_times,
+    shell,
+    start_all,
+)
 from tests.launch.processes import start, until
 
 pytestmark = pytest.mark.slurm
-
-CLUSTER = ROOT / "tests" / "cluster"
-SLURM = (
-    "hydra/launcher=slurm",
-    "hydra.launcher.gpus_per_task=0",
-    "hydra.launcher.cpus_per_task=1",
-    "hydra.launcher.mem_gb=0.25",
-)
-WAIT = "hydra.launcher.wait=true"
-HOLD = "hydra.launcher.additional={hold: true}"
-GPU = "hydra.launcher.gpus_per_task=1"
-SAFE = "hydra.launcher.partition=high"  # SLURM preempts more jobs than it must, so keep the others out of its way
-ONE = ("prune.percent=0.3", "seed=0")
-GRID = ("prune.percent=0.3,0.5", "seed=0,1", "-m")
-
-
-def shell(*command: str) -> str:
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
-def jobs(runs: Path) -> list[str]:
-    """Return all jobs that were submitted for `runs`, the oldest first."""
-    return [line["job"] for line in read_lines(runs / ".sweeps" / "jobs.jsonl")]
-
-
-def about(job: str) -> dict[str, str]:
-    """Return what SLURM knows of a job, also after its end."""
-    fields = shell("scontrol", "--oneliner", "show", "job", job).split()
-    return {key: value for key, _, value in (field.partition("=") for field in fields)}
-
-
-def made(runs: Path) -> dict[str, tuple[bytes, list[dict[str, float]]]]:
-    """Return, for each step that is done, the bytes of its model and its epochs."""
-    return {run.path.name: (run.model.read_bytes(), rows(run)) for run in every(runs) if run.done}
-
-
-def equal_to(reference: Path, runs: Path, steps: int) -> bool:
-    """Whether exactly `steps` steps are done in `runs`, each as in the reference."""
-    found = made(runs)
-    return len(found) == steps and found.items() <= made(reference).items()
-
-
-def result_times(runs: Path) -> dict[str, int]:
-    """Return when each result was written; making a step again would change it."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in runs.glob("*/result.json")}
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[None]:
-    was_up = subprocess.run(["sh", "-c", "scontrol ping"], capture_output=True).returncode == 0
-    up = subprocess.run([CLUSTER / "slurm-up.sh"], capture_output=True, text=True)
-    if up.returncode:
-        pytest.fail(f"no SLURM: {up.stderr.strip()}")
-    yield
-    if not was_up:
-        subprocess.run([CLUSTER / "slurm-down.sh"], check=True)
-
-
-@pytest.fixture(scope="module")
-def recipe(small: tuple[str, ...]) -> tuple[str, ...]:
-    """Overrides for steps of seconds: 6 and 3 epochs of 6 batches."""
-    return (*small, "train.epochs=6", "finetune.epochs=3", "train.precision=fp32", "env.wandb.mode=disabled")
-
-
-@pytest.fixture(scope="module")
-def reference(tmp_path_factory: pytest.TempPathFactory, server: Server, recipe: tuple[str, ...]) -> Path:
-    """The runs of the whole sweep, made by the local launcher."""
-    command = Command(tmp_path_factory.mktemp("reference"), server)
-    done = start(command, *recipe, "hydra.launcher.workers=2", *GRID[:-1]).wait()
-    assert (done.returncode, done.stderr) == (0, "")
-    assert len(made(command.runs)) == 10
-    return command.runs
-
-
-@dataclass
-class Submitter(Command):
-    """A `Command` whose jobs run on SLURM."""
-
-    recipe: tuple[str, ...] = ()
-
-    def submit(self, *overrides: str) -> Running:
-        return self.start(*self.recipe, *SLURM, *overrides)
-
-
-@pytest.fixture(scope="module")
-def submitters(
-    cluster: None, tmp_path_factory: pytest.TempPathFactory, server: Server, recipe: tuple[str, ...]
-) -> Iterator[Callable[[str], Submitter]]:
-    """`submitters(name)` gives a new one; all its jobs are cancelled in the end."""
-    given: list[Submitter] = []
-
-    def new(name: str) -> Submitter:
-        given.append(Submitter(tmp_path_factory.mktemp(name), server, recipe=recipe))
-        return given[-1]
-
-    yield new
-    subprocess.run(["scancel", "--quiet", *(job for each in given for job in jobs(each.runs))])
-
 
 # A sweep that nothing disturbs.
 
@@ -590,8 +508,29 @@ class Chaos:
     def launch(self, *more: str) -> subprocess.CompletedProcess[str]:
         return self.submitter.submit(*CHAOS, *more, "-m").wait()
 
+    def repair(self) -> None:
+        """Do what is an administrator's: a controller that was killed before it saved that a job has started takes the
+        node for broken, and holds the job.
+        """
+        if shell("sinfo", "--noheader", "--format=%t").split()[0] in ("drain", "drng"):
+            shell("scontrol", "update", f"nodename={self.node()}", "state=resume")
+        mine = self.live("PENDING")
+        for line in shell("squeue", "--noheader", "--array", "--Format=JobArrayID:|,Reason:|").splitlines():
+            job, reason, _ = line.split("|")
+            if job in mine and reason == "launch failed requeued held":
+                told = f": job {job} PENDING ({reason}, scontrol release {job})"
+                assert told in self.submitter("stage=status").stdout
+                shell("scontrol", "release", job)
+
+    def node(self) -> str:
+        return shell("sinfo", "--noheader", "--format=%n").split()[0]
+
     def end(self) -> None:
-        until(lambda: not self.live())
+        def over() -> bool:
+            self.repair()
+            return not self.live()
+
+        until(over)
 
     def look(self) -> int:
         """Hold what is done to what was done before: nothing is made twice. Return how many steps that is."""
@@ -612,6 +551,7 @@ class Chaos:
         found: list[str] = []
 
         def looked() -> bool:
+            self.repair()
             found[:] = self.live("RUNNING")
             return bool(found) or not self.live()
 
@@ -651,17 +591,15 @@ class Chaos:
         shell("sbatch", "--partition=high", "--cpus-per-task=8", "--mem=16", "--output=/dev/null", "--wrap=sleep 1")
 
     def drain(self, _job: str) -> None:
-        node = shell("sinfo", "--noheader", "--format=%n").split()[0]
-        shell("scontrol", "update", f"nodename={node}", "state=drain", "reason=test")
+        shell("scontrol", "update", f"nodename={self.node()}", "state=drain", "reason=test")
         self.pause()
-        shell("scontrol", "update", f"nodename={node}", "state=resume")
+        shell("scontrol", "update", f"nodename={self.node()}", "state=resume")
 
     def restart(self, _job: str) -> None:
         """Kill the controller, and start it again."""
-        state = Path(os.environ.get("SLURM_ONE_DIR", "/var/lib/slurm-one"))
-        os.kill(int((state / "slurmctld.pid").read_text()), signal.SIGKILL)
+        kill_controller()
         self.pause()
-        shell(str(CLUSTER / "slurm-up.sh"))
+        start_all()
 
     def tear(self, _job: str) -> None:
         with (self.submitter.runs / ".sweeps" / "jobs.jsonl").open("a") as file:

@@ -10,6 +10,7 @@ wandb-core crashes where a field that it asked for is missing, so replies are co
 
 import gzip
 import json
+import socket
 import threading
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class TrackedRun:
 
 
 class FakeWandb(ThreadingHTTPServer):
-    """Serves on the loopback until `with` ends."""
+    """Serves on the loopback until `with` ends, unless it is killed; it may be revived at the same address."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Requests)
@@ -56,7 +57,30 @@ class FakeWandb(ThreadingHTTPServer):
         self.cells: list[Json] = []  # of the sweep, for agents; put here by the test
         self.sweep = ""
         self.lock = threading.Lock()
+        self.connections: list[socket.socket] = []
+        self.serve()
+
+    def serve(self) -> None:
         threading.Thread(target=self.serve_forever, args=(0.05,), daemon=True).start()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self.connections.append(request)
+        super().process_request(request, client_address)
+
+    def kill(self) -> None:
+        """Cut all connections and take no more."""
+        self.shutdown()
+        self.server_close()
+        for connection in self.connections:
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def revive(self) -> None:
+        """Serve again, with all that it was sent."""
+        self.socket = socket.socket(self.address_family, self.socket_type)
+        self.server_bind()
+        self.server_activate()
+        self.serve()
 
     def __exit__(self, *error: object) -> None:
         self.shutdown()

@@ -10,7 +10,8 @@ import pytest
 
 from pruning.runs import Run, every
 from pruning.tracking import Tracker, tracker
-from pruning.tracking.wandb import BestEffort, mode_of
+from pruning.tracking.guard import BestEffort
+from pruning.tracking.wandb import mode_of
 from tests.commands import ROOT, Command, Running
 from tests.helpers import by_stage, result
 from tests.helpers import epochs as saved

@@ -1,0 +1,67 @@
+"""Trackers in general: one that does nothing, and the guard around one that may fail in any way."""
+
+import io
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr
+from pathlib import Path
+from typing import Any
+
+COMPLAINT = re.compile(r"^wandb: (?:WARNING|ERROR) +(.*)")
+COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+class Tracker:
+    """Takes what a step reports, and sends it nowhere."""
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        """Send the figures of one epoch."""
+
+    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        """Send what the step ended with: its result, per-layer sparsity, picture and model."""
+
+    def close(self) -> None:
+        """The step ends without a result."""
+
+
+class BestEffort(Tracker):
+    """Another tracker, whose first error is printed in one line and ends the tracking, not the run."""
+
+    said = False  # by this process, that W&B has failed
+
+    def __init__(self, make: Callable[[], Tracker], note: Callable[[str], None]) -> None:
+        self.note, self.inner = note, Tracker()
+        self.guard(lambda: setattr(self, "inner", make()))
+
+    def guard(self, action: Callable[[], Any]) -> None:
+        try:
+            action()
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever fails here must not fail the run
+            self.inner, BestEffort.said = Tracker(), True
+            self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
+
+    def row(self, metrics: dict[str, Any]) -> None:
+        self.guard(lambda: self.inner.row(metrics))
+
+    def finish(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
+        self.guard(lambda: self.inner.finish(result, table, picture, model))
+
+    def close(self) -> None:
+        self.guard(self.inner.close)
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of what went wrong, at most 160 characters."""
+    return next(iter(str(error).split("\n")), "").strip()[:160] or type(error).__name__
+
+
+@contextmanager
+def in_one_line(note: Callable[[str], None]) -> Iterator[None]:
+    """Note the first line of what W&B complains of in this block, which it would print in many."""
+    with redirect_stderr(io.StringIO()) as printed:
+        yield
+    lines = (COMPLAINT.match(COLOUR.sub("", line)) for line in printed.getvalue().splitlines())
+    if found := next(filter(None, lines), None):
+        note(f"W&B: {found[1]}")
