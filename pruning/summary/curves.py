@@ -79,7 +79,7 @@ def _pair(
     figure: Any, axes: Any, group: Sequence[Cell], title: str, place: Callable[[Cell], float], logarithmic: bool
 ) -> None:
     """Draw right after pruning, and at the end; each with its own scale: the first falls to chance."""
-    sides: tuple[tuple[str, Values], ...] = (("right after pruning", _before), ("at the end", lambda cell: cell.top1))
+    sides: tuple[tuple[str, Values], ...] = (("right after pruning", right_after), ("at the end", at_end))
     for axis, (side, values) in zip(axes, sides, strict=True):
         _half(axis, group, place, values)
         axis.set(title=side, xlabel=title, ylabel="test top-1 (percent)", xscale="log" if logarithmic else "linear")
@@ -123,8 +123,14 @@ def _half(axis: Any, group: Sequence[Cell], place: Callable[[Cell], float], valu
         axis.set_ylim(max(min(points) - margin, -1), min(max(points) + margin, 101))
 
 
-def _before(cell: Cell) -> Mapping[int, float]:
+def right_after(cell: Cell) -> Mapping[int, float]:
+    """Return top-1 right after pruning, by seed."""
     return cell.before
+
+
+def at_end(cell: Cell) -> Mapping[int, float]:
+    """Return top-1 of what the cell wants, by seed."""
+    return cell.top1
 
 
 def _caption(group: Sequence[Cell]) -> str:
