@@ -16,7 +16,7 @@ LEVELS = {  # each imports lower levels only; docs/design.md draws it
     1: ("files", "settings", "tracking"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),
-    4: ("stages", "report", "cluster"),
+    4: ("stages", "report", "cluster", "export"),
     5: ("pipeline", "execution"),
     6: ("launch",),
 }
