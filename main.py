@@ -13,17 +13,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.compose import check_groups
 from hydra_plugins.pruning_hydra.messages import one_line
+from pruning import commands
 from pruning.tracking import forgive
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    """Make what the composed config asks for, here or through its launcher, or show the status."""
+    """Make what the composed config asks for, here or through its launcher, or run a command that looks."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
-        if (config.get("stage") or {}) == {"name": "status"}:
-            show_status(config)
+        if command := commands.find(config):
+            command(config, make if launcher.single_in_process else None)
         elif launcher.single_in_process:
             launcher.settings()  # refused also where they are not needed
             make(config)
@@ -60,16 +61,6 @@ def make(config: dict[str, Any]) -> None:
     table = report.table(zip(results, (run.path for run in runs), strict=True))
     reporter.note("\n" + report.text(table, tuple(report.COLUMNS)))
     reporter.note(f"\npicture: {runs[-1].path / 'picture.png'}")
-
-
-def show_status(config: dict[str, Any]) -> None:
-    """Print what is done, running, waiting and failed."""
-    from pruning.cluster.queue import look
-    from pruning.env import Env
-    from pruning.pipeline.watch import status_text
-
-    runs = Env.from_config(config.get("env")).runs
-    print(status_text(runs, look(runs)))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ LEVELS = {  # each imports lower levels only; docs/design.md draws it
     3: ("checkpoints", "runs", "training"),
     4: ("stages", "report", "cluster", "export"),
     5: ("pipeline", "execution"),
-    6: ("launch",),
+    6: ("launch", "commands"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 ONLY = {"tracking": ("wandb", "rich"), "launch": ("submitit",)}

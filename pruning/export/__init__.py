@@ -2,6 +2,7 @@
 
 from pruning.export.loading import load
 from pruning.export.onnx import save_onnx
+from pruning.export.product import ExportSettings, export
 from pruning.export.sparse import save_sparse
 
-__all__ = ["load", "save_onnx", "save_sparse"]
+__all__ = ["ExportSettings", "export", "load", "save_onnx", "save_sparse"]

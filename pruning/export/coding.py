@@ -59,9 +59,15 @@ def expand(stream: Stream, least: int, most: int) -> bytes:
         raise CodingError(f"a part is damaged ({error})") from None
 
 
+def bytes_of(tensor: Tensor) -> Bytes:
+    """Return the bytes of a tensor, in its order."""
+    flat = tensor.contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy() if flat.numel() else np.empty(0, np.uint8)
+
+
 def pack_values(values: Tensor) -> list[Stream]:
     """Return the bits of a flat tensor: exponents, and sign and fraction, of float32; the bytes by place otherwise."""
-    raw = values.contiguous().view(torch.uint8).numpy()
+    raw = bytes_of(values)
     if values.dtype != torch.float32:
         return [squeeze(raw.reshape(-1, values.element_size()).T.tobytes())]
     bits = raw.view(np.uint32)

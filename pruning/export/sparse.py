@@ -8,10 +8,11 @@ entry. Equal checkpoints give equal files, for one version of zstd.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ from pruning.files import write_whole
 SPARSE = "model.sparse.safetensors"
 KEY = "pruning.sparse"  # of the metadata: what tells these files from others
 VERSION = 1
+ALONE = 1 << 14  # tensors with more values have streams of their own, others share them
 MOST_INDEX, MOST_BYTES, MOST_RATIO = 1 << 24, 1 << 30, 64  # what a file may ask for: 1 GiB, or 64 times its own size
 
 Progress = Callable[[str, int, int], None]
@@ -47,39 +49,36 @@ def save_sparse(checkpoint: Checkpoint, path: Path | str, progress: Progress = _
 def pack(checkpoint: Checkpoint, progress: Progress = _silent) -> bytes:
     """Return the content of the file."""
     streams: list[bytes] = []
-
-    def add(new: list[bytes]) -> list[int]:
-        streams.extend(new)
-        return [len(stream) for stream in new]
-
-    masked: list[list[Any]] = []
-    rest: dict[str, list[str]] = {}
-    total = len(checkpoint.mask) + 1
-    for name, weight in checkpoint.weights.items():
-        if name not in checkpoint.mask:
-            rest.setdefault(_kind(name, weight), []).append(name)
-            continue
-        keep = checkpoint.mask[name]
-        flat, kept = weight.contiguous().reshape(-1), keep.reshape(-1)
-        places, stream = coding.pack_places(keep.contiguous())
-        whole = bool(flat[~kept].view(torch.uint8).any())  # what is pruned is +0.0, or all values are written
-        sizes = add([stream, *coding.pack_values(flat if whole else flat[kept])])
-        masked.append([name, _kind(name, weight), [*weight.shape], places, int(kept.sum()), whole, sizes])
-        progress("sparse", len(masked), total)
-    groups = []
-    for kind, names in rest.items():
-        flat = torch.cat([checkpoint.weights[name].contiguous().reshape(-1) for name in names])
-        groups.append(
-            [kind, [[name, [*checkpoint.weights[name].shape]] for name in names], add(coding.pack_values(flat))]
-        )
-    index = json.dumps({"order": [*checkpoint.weights], "masked": masked, "rest": groups}, separators=(",", ":"))
-    tensors = {"index": coding.squeeze(index.encode()), "data": b"".join(streams)}
-    about = {"format": VERSION, **checkpoint.about}
-    progress("sparse", total, total)
-    return safetensors.torch.save(
-        {name: torch.frombuffer(bytearray(content), dtype=torch.uint8) for name, content in tensors.items()},
-        {KEY: json.dumps(about, sort_keys=True)},  # one entry: safetensors writes several in any order
-    )
+    tensors: list[list[Any]] = []
+    groups: dict[Any, list[int]] = {}
+    values = []
+    total = 2 * len(checkpoint.weights)
+    for number, (name, weight) in enumerate(checkpoint.weights.items()):
+        flat, keep, about = weight.contiguous().reshape(-1), checkpoint.mask.get(name), []
+        if keep is not None:
+            places, stream = coding.pack_places(keep.contiguous())
+            kept = keep.reshape(-1)
+            whole = bool(coding.bytes_of(flat[~kept]).any())  # what is pruned is +0.0, or all values are written
+            about = [places, int(kept.sum()), whole, len(stream)]
+            streams.append(stream)
+            flat = flat if whole else flat[kept]
+        tensors.append([name, _kind(name, weight), [*weight.shape], *about])
+        values.append(flat)
+        alone = flat.numel() > ALONE
+        groups.setdefault(number if alone else (weight.dtype, keep is None), []).append(number)
+        progress("sparse", number + 1, total)
+    packed = []
+    for numbers in groups.values():
+        parts = coding.pack_values(torch.cat([values[number] for number in numbers]))
+        streams.extend(parts)
+        packed.append([numbers, [len(part) for part in parts]])
+        progress("sparse", len(tensors) + sum(len(of) for of, _ in packed), total)
+    index = json.dumps({"tensors": tensors, "values": packed}, separators=(",", ":")).encode()
+    found = {"index": coding.squeeze(index), "data": b"".join(streams)}
+    # one entry: safetensors writes several in an order that changes from process to process
+    metadata = {KEY: json.dumps({"format": VERSION, **checkpoint.about}, sort_keys=True)}
+    as_tensors = {name: torch.from_numpy(np.frombuffer(content, np.uint8).copy()) for name, content in found.items()}
+    return safetensors.torch.save(as_tensors, metadata)
 
 
 def _kind(name: str, tensor: Tensor) -> str:
@@ -130,40 +129,48 @@ class _Reader:
         self.data, self.at, self.left = data, 0, most
 
     def read(self, index: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        weights: dict[str, Tensor] = {}
-        mask: dict[str, Tensor] = {}
-        for name, kind, shape, places, kept, whole, sizes in index["masked"]:
-            count = self.claim(shape, coding.DTYPES[kind], kept)
-            stream, *values = self.take(sizes)
-            keep = mask[str(name)] = coding.unpack_places(places, stream, kept, shape)
-            found = coding.unpack_values(values, count if whole else kept, coding.DTYPES[kind])
-            if not whole:
-                found = torch.zeros(count, dtype=found.dtype).masked_scatter_(keep.reshape(-1), found)
-            weights[str(name)] = found.reshape(shape)
-        for kind, named, sizes in index["rest"]:
-            counts = [self.claim(shape, coding.DTYPES[kind]) for _, shape in named]
-            flat = coding.unpack_values([*self.take(sizes)], sum(counts), coding.DTYPES[kind])
-            for (name, shape), part in zip(named, flat.split(counts), strict=True):
-                weights[str(name)] = part.clone().reshape(shape)
-        if self.at != len(self.data) or sorted(index["order"]) != sorted(weights):
+        """Return the weights and the mask that the index describes."""
+        tensors, masks = index["tensors"], {}
+        counts = [self.claim(shape, coding.DTYPES[kind]) for _, kind, shape, *_ in tensors]
+        for number, (_, _, shape, *masked) in enumerate(tensors):
+            if masked:
+                places, kept, whole, size = masked
+                if type(kept) is not int or not 0 <= kept <= counts[number]:
+                    raise CodingError(f"it keeps {kept!a} of {counts[number]} weights")
+                masks[number] = coding.unpack_places(places, self.take(size), kept, shape)
+                counts[number] = counts[number] if whole is True else kept
+        values: dict[int, Tensor] = {}
+        for numbers, sizes in index["values"]:
+            if len({*numbers} - values.keys()) != len(numbers):
+                raise CodingError("it has the values of a tensor twice")
+            (dtype,) = {coding.DTYPES[tensors[number][1]] for number in numbers}
+            parts = [self.take(size) for size in sizes]
+            flat = coding.unpack_values(parts, sum(counts[number] for number in numbers), dtype)
+            values |= zip(numbers, flat.split([counts[number] for number in numbers]), strict=True)
+        weights = {str(name): values.pop(i) for i, (name, *_) in enumerate(tensors)}
+        if self.at != len(self.data) or values or len(weights) != len(tensors):
             raise CodingError("its index is not that of its data")
-        return {name: weights[name] for name in index["order"]}, mask
+        for i, (name, _, shape, *_) in enumerate(tensors):
+            found = weights[name]
+            if i in masks and found.numel() != masks[i].numel():
+                empty = torch.zeros(masks[i].numel(), dtype=found.dtype)
+                found = empty.masked_scatter_(masks[i].reshape(-1), found)
+            weights[name] = found.clone().reshape(shape)
+        return weights, {tensors[i][0]: keep for i, keep in masks.items()}
 
-    def claim(self, shape: list[int], dtype: torch.dtype, kept: int = 0) -> int:
+    def claim(self, shape: Any, dtype: torch.dtype) -> int:
         """Return the number of values of a shape; CodingError if it is none, or too much is asked for."""
-        if type(kept) is not int or any(type(n) is not int or n < 0 for n in shape):
+        if not isinstance(shape, list) or any(type(n) is not int or n < 0 for n in shape):
             raise CodingError(f"{shape!a} is no shape")
         count = math.prod(shape)
         self.left -= count * (dtype.itemsize + 2)  # the mask, and the way there
         if self.left < 0:
             raise CodingError("it would become larger than any network here")
-        if not 0 <= kept <= count:
-            raise CodingError(f"it keeps {kept} of {count} weights")
         return count
 
-    def take(self, sizes: list[int]) -> Iterator[bytes]:
-        for size in sizes:
-            if type(size) is not int or not 0 < size <= len(self.data) - self.at:
-                raise CodingError("its data are too short")
-            self.at += size
-            yield self.data[self.at - size : self.at]
+    def take(self, size: Any) -> bytes:
+        """Return the next stream."""
+        if type(size) is not int or not 0 < size <= len(self.data) - self.at:
+            raise CodingError("its data are too short")
+        self.at += size
+        return self.data[self.at - size : self.at]

@@ -1,0 +1,17 @@
+"""What `stage=` names beside results: commands that look at what is there. Each is the function `run` of a module."""
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any
+
+COMMANDS = {name: f"pruning.commands.{name}" for name in ("check", "export", "status")}
+
+
+def find(config: Mapping[str, Any]) -> Callable[[dict[str, Any], Any], None] | None:
+    """Return the command that the config names, to be called with it and with how results are made; None if none.
+
+    It is imported only then: torch is slow to import.
+    """
+    node = config.get("stage")
+    name = node["name"] if isinstance(node, Mapping) and [*node] == ["name"] else None
+    return import_module(COMMANDS[name]).run if isinstance(name, str) and name in COMMANDS else None
