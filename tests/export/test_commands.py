@@ -28,9 +28,7 @@ def config(tmp_path: Path) -> Any:
     return make
 
 
-def test_the_result_that_is_asked_for_is_made_and_exported_and_checked(
-    command: Command, small: tuple[str, ...]
-) -> None:
+def test_the_result_that_is_asked_for_is_made_exported_and_checked(command: Command, small: tuple[str, ...]) -> None:
     done = command("stage=export", *small)
     assert (done.returncode, done.stderr) == (0, "")
     run = by_stage(command.runs)["finetune"]

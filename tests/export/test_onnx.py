@@ -1,5 +1,6 @@
 """The ONNX file computes what PyTorch does, from images, and is read back to the bit."""
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def test_without_onnx_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPa
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(exported.importlib, "import_module", missing)
+    monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(UserError, match=r"^ONNX needs onnx, which is not installed: pip install onnx onnxruntime$"):
         pruning.save_onnx(checkpoint(), tmp_path / "x")
     assert not [*tmp_path.iterdir()]

@@ -54,7 +54,7 @@ def test_state_dicts_of_any_network(name: str, tmp_path: Path) -> None:
 
 def test_pairs_of_torch_are_one_parameter(tmp_path: Path) -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(8, 4))
-    prune.l1_unstructured(network[0], "weight", amount=0.25)  # type: ignore[no-untyped-call]
+    prune.l1_unstructured(network[0], "weight", amount=0.25)
     torch.save(network.state_dict(), tmp_path / "x.pt")
     layers = {layer.name: layer for layer in count_zeros(tmp_path / "x.pt")}
     assert sorted(layers) == ["0.bias", "0.weight", "1.bias", "1.weight"]
