@@ -16,6 +16,7 @@ from pruning.files import read_bytes
 from pruning.settings import value_of
 
 MODEL = "model.safetensors"  # in the directory of a run
+SPARSE_KEY = "pruning.sparse"  # of the metadata of a sparse file, which `pruning.export` reads
 
 
 class ChangedError(UserError):
@@ -99,6 +100,9 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
         about = json.loads(header.get("__metadata__", {})["pruning"])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         about = None
+    if about is None and SPARSE_KEY in (header.get("__metadata__") or ()):
+        text = f"{path} is a sparse file of stage=export: pruning.load reads it, but a step starts from a {MODEL}"
+        raise UserError(text)
     mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
     return Checkpoint(weights, mask, **about_of(path, about))

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from pruning.checkpoints import Checkpoint
 from pruning.checkpoints.checkpoint import first_line
+from pruning.checkpoints.reading import SPARSE_KEY as KEY
 from pruning.checkpoints.reading import about_of, header_of
 from pruning.errors import UserError
 from pruning.export import coding
@@ -26,7 +27,6 @@ from pruning.export.coding import CodingError
 from pruning.files import write_whole
 
 SPARSE = "model.sparse.safetensors"
-KEY = "pruning.sparse"  # of the metadata: what tells these files from others
 VERSION = 1
 ALONE = 1 << 14  # tensors with more values have streams of their own, others share them
 MOST_INDEX, MOST_BYTES, MOST_RATIO = 1 << 24, 1 << 30, 64  # what a file may ask for: 1 GiB, or 64 times its own size

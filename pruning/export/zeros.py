@@ -1,5 +1,6 @@
 """The zeros of anybody's checkpoint, layer by layer: no architecture is needed, and nothing in the file is executed."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,7 @@ class Layer:
 
 
 def count_zeros(path: Path | str) -> list[Layer]:
-    """Return the parameters in a file, in its order: safetensors, ours or another's, or a file of torch.
+    """Return the parameters in a file: safetensors, ours or another's, or a file of torch.
 
     `NAME_orig` and `NAME_mask` of torch.nn.utils.prune are the parameter NAME. UserError if it is no such file.
     """
@@ -89,8 +90,14 @@ def read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
             text = f"{file} cannot be read as a checkpoint: {first_line(error)}; is it truncated?"
             raise UserError(text) from None
         masks = {name.removeprefix(PREFIX): tensors.pop(name) for name in [*tensors] if name.startswith(PREFIX)}
-        return tensors, masks
+        return {name: tensors[name] for name in sorted(tensors, key=_by_numbers)}, masks  # they come in any order
     return states_in(file, unpickled(file, content)), {}
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Return a key to sort names with, `layer.2` before `layer.10`."""
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part[:18]), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
 
 
 def states_in(file: Path, whole: Any) -> dict[str, Tensor]:

@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pruning
-from pruning.checkpoints import Checkpoint
+from pruning.checkpoints import Checkpoint, load_as
+from pruning.checkpoints.reading import SPARSE_KEY
 from pruning.errors import UserError
 from pruning.export import coding, sparse
 from pruning.export.coding import CodingError
@@ -138,6 +139,12 @@ def test_equal_checkpoints_are_equal_files_in_every_process_order_and_layout() -
     assert done.stdout.strip() == hashlib.sha256(packed).hexdigest()
 
 
+def test_a_step_that_would_start_from_one_is_refused_in_words(tmp_path: Path) -> None:
+    pruning.save_sparse(checkpoint(), tmp_path / "x")
+    with pytest.raises(UserError, match="is a sparse file of stage=export"):
+        load_as(tmp_path / "x", "resnet20", 10)
+
+
 def test_a_kind_of_tensor_that_cannot_be_stored() -> None:
     with pytest.raises(UserError, match=r"^a holds torch.complex64 values, which cannot be stored"):
         sparse.pack(around({"a": torch.zeros(2, dtype=torch.complex64)}, {}))
@@ -148,13 +155,13 @@ def rebuilt(change: Callable[[dict[str, Any], bytearray, dict[str, Any]], Any]) 
     whole = sparse.pack(checkpoint())
     header = json.loads(whole[8 : 8 + int.from_bytes(whole[:8], "little")])
     found = {name: tensor.numpy().tobytes() for name, tensor in safetensors.torch.load(whole).items()}
-    about = json.loads(header["__metadata__"][sparse.KEY])
+    about = json.loads(header["__metadata__"][SPARSE_KEY])
     index = json.loads(coding.expand(found["index"], 0, 1 << 24))
     data = bytearray(found["data"])
     new = change(index, data, about)
     parts = {"index": coding.squeeze(json.dumps(index if new is None else new).encode()), "data": bytes(data)}
     tensors = {name: torch.frombuffer(bytearray(part), dtype=torch.uint8) for name, part in parts.items()}
-    return safetensors.torch.save(tensors, {sparse.KEY: json.dumps(about)})
+    return safetensors.torch.save(tensors, {SPARSE_KEY: json.dumps(about)})
 
 
 def put(at: tuple[Any, ...], value: Any) -> Callable[..., None]:
