@@ -1,5 +1,6 @@
 """What `resume=` names where it is only looked at: a run by its id or directory, or any file."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ def source_of(resume: Any, runs: Path) -> tuple[Run | None, Path]:
     run = find(runs, str(resume))
     if run is None:
         folder = path.parent if path.name == MODEL else path
-        run = Run(folder) if (folder / "config.json").is_file() else None
+        with suppress(OSError):  # such as a name that is too long: whoever reads the file says so
+            run = Run(folder) if (folder / "config.json").is_file() else None
     if run is None:
         return None, path
     if not run.finished():

@@ -98,6 +98,7 @@ def test_a_file_of_the_original_code_is_exported_without_figures_that_nobody_has
 REFUSED = [
     ("stage=check", "resume is not set: stage=check needs resume=FILE"),
     ("stage=check resume=nothing", "resume=nothing: no such file, and no run has that id"),
+    (f"stage=check resume={'n' * 300}", f"resume={'n' * 300}: File name too long"),
     ("stage=check resume=''", "resume must be a path or the id of a run, got ''"),
     ("stage=export resume=nothing", "resume=nothing: no such file, and no run has that id"),
     ("stage=export", "finetune-digits-resnet20-p0.8-s0-"),
