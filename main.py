@@ -11,20 +11,20 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.pruning_hydra.compose import check_groups
-from hydra_plugins.pruning_hydra.looks import LOOKS
+from hydra_plugins.pruning_hydra.compose import check_groups, with_dataset
 from hydra_plugins.pruning_hydra.messages import one_line
+from pruning import commands
 from pruning.tracking import forgive
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
 def main(composed: DictConfig) -> None:
-    """Make what the composed config asks for, here or through its launcher, or look at what there is."""
+    """Make what the composed config asks for, here or through its launcher, or run a command that looks."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
-        if look := LOOKS.get(str((config.get("stage") or {}).get("name"))):
-            look(config)
+        if command := commands.find(config):
+            command(config, commands.Ways(make if launcher.single_in_process else None, with_dataset))
         elif launcher.single_in_process:
             launcher.settings()  # refused also where they are not needed
             make(config)

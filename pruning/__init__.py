@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pruning.archs import ARCHS, build, initialise
-    from pruning.checkpoints import Checkpoint, load
+    from pruning.checkpoints import Checkpoint
     from pruning.data import DATASETS, DatasetSettings, load_data
     from pruning.errors import UserError
+    from pruning.export import load, save_onnx, save_sparse
     from pruning.masks import CRITERIA, SCOPES, Criterion, Mask, Scoring, keep_top, masked, prunable, prune, sparsity
     from pruning.masks.cost import cost
     from pruning.pipeline.plan import RESULTS
@@ -24,9 +25,10 @@ __version__ = "0.3.0"
 
 _HOMES = {
     "pruning.archs": ("ARCHS", "build", "initialise"),
-    "pruning.checkpoints": ("Checkpoint", "load"),
+    "pruning.checkpoints": ("Checkpoint",),
     "pruning.data": ("DATASETS", "DatasetSettings", "load_data"),
     "pruning.errors": ("UserError",),
+    "pruning.export": ("load", "save_onnx", "save_sparse"),
     "pruning.masks": (
         *("CRITERIA", "SCOPES", "Criterion", "Mask", "Scoring"),
         *("cost", "keep_top", "masked", "prunable", "prune", "sparsity"),
@@ -72,6 +74,8 @@ __all__ = [
     "prunable",
     "prune",
     "results",
+    "save_onnx",
+    "save_sparse",
     "sparsity",
 ]
 

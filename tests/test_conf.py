@@ -9,11 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 from pruning import archs
+from pruning.commands import COMMANDS
 from pruning.data import DATASETS
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.masks import CRITERIA, Levels
 from pruning.pipeline import plan
+from pruning.pipeline.request import NODES
 from pruning.runs import Step
 from pruning.settings import Settings
 from pruning.stages import STAGES, PruneRecipe
@@ -31,7 +33,7 @@ GROUPS = {
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
-    "stage": [*plan.RESULTS, "status", "report"],
+    "stage": [*plan.RESULTS, *COMMANDS],
 }
 
 
@@ -54,11 +56,11 @@ def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
 def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path) -> None:
     choice = (f"{group}={name}", *([f"dataset.root={folder}"] if name == "image_folder" else []))
     config = composed(*choice)
-    assert set(config) == {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "report", *STAGES}
+    assert set(config) == {*NODES - {"sweep"}, *STAGES}
     if group not in ("recipe", "levels"):
         assert config[group]["criterion" if group == "prune" else "name"] == name
     assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
-    if name not in ("status", "report"):  # which only looks
+    if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
         assert made == ["train", *["prune", "finetune"] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]

@@ -16,9 +16,10 @@ LEVELS = {  # each imports lower levels only; docs/design.md draws it
     1: ("files", "settings", "tracking"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),
-    4: ("stages", "report", "cluster"),
+    4: ("stages", "report", "cluster", "export"),
     5: ("pipeline", "execution"),
     6: ("summary", "launch"),
+    7: ("commands",),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 ONLY = {"tracking": ("wandb", "rich"), "launch": ("submitit",)}

@@ -9,13 +9,14 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from pruning import archs
+from pruning.checkpoints.classifier import Classifier
 from pruning.errors import UserError
 from pruning.files import write_whole
 from pruning.masks import Mask, prunable
@@ -33,15 +34,19 @@ class Checkpoint:
     num_classes: int
     normalisation: dict[str, list[float]]  # mean and std of each channel, pixels scaled to 0..1
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a file says of it, so that it can be loaded by itself."""
+        return {"arch": self.arch, "num_classes": self.num_classes, "normalisation": self.normalisation}
+
     def save(self, path: Path, check: Callable[[], None] = lambda: None) -> str:
         """Write the file whole or not at all, `check` as in `write_whole`; equal checkpoints give equal bytes.
 
         Return its sha256, in hex.
         """
         tensors = self.weights | {PREFIX + name: keep for name, keep in self.mask.items()}
-        about = {"arch": self.arch, "num_classes": self.num_classes, "normalisation": self.normalisation}
         # one metadata entry: safetensors writes several in an order that changes from process to process
-        metadata = {"pruning": json.dumps(about, sort_keys=True)}
+        metadata = {"pruning": json.dumps(self.about, sort_keys=True)}
         packed = safetensors.torch.save({k: v.contiguous() for k, v in tensors.items()}, metadata)
         write_whole(path, packed, check)
         return hashlib.sha256(packed).hexdigest()
@@ -54,6 +59,10 @@ class Checkpoint:
         model = archs.build(self.arch, self.num_classes)
         model.load_state_dict(self.weights)
         return model.eval()
+
+    def classifier(self) -> Classifier:
+        """Return the network with its preprocessing in front: images as uint8, or as floats in 0..1, in; logits out."""
+        return Classifier(self.network(), self.normalisation).eval()
 
     def check(self) -> Self:
         """Return it in the network's order and types; UserError, to follow a file's name, if it cannot be used.

@@ -16,6 +16,7 @@ from pruning.files import read_bytes
 from pruning.settings import value_of
 
 MODEL = "model.safetensors"  # in the directory of a run
+SPARSE_KEY = "pruning.sparse"  # of the metadata of a sparse file, which `pruning.export` reads
 
 
 class ChangedError(UserError):
@@ -29,7 +30,11 @@ def load(path: Path | str, sha256: str | None = None) -> Checkpoint:
     """
     path = Path(path)
     path = path / MODEL if path.is_dir() else path
-    found = unpack(path, content_of(path, sha256))
+    return verified(path, unpack(path, content_of(path, sha256)))
+
+
+def verified(path: Path, found: Checkpoint) -> Checkpoint:
+    """Return the checkpoint in the network's order and types; UserError, with the `path`, if it cannot be used."""
     try:
         return found.check()
     except UserError as error:
@@ -88,20 +93,36 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
     """Read the content of a file that `Checkpoint.save` wrote, `path` for messages; UserError if it is none."""
     try:
         tensors = safetensors.torch.load(content)
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_no_twice)
+        header = header_of(content)
     except Exception as error:  # torch raises nearly everything for tensors of odd kinds
         raise UserError(f"{path} cannot be read as a checkpoint: {first_line(error)}; is it truncated?") from None
     try:
         about = json.loads(header.get("__metadata__", {})["pruning"])
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
+        about = None
+    if about is None and SPARSE_KEY in (header.get("__metadata__") or ()):
+        text = f"{path} is a sparse file of stage=export: pruning.load reads it, but a step starts from a {MODEL}"
+        raise UserError(text)
+    mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
+    return Checkpoint(weights, mask, **about_of(path, about))
+
+
+def header_of(content: bytes) -> dict[str, Any]:
+    """Return the header of a safetensors file; ValueError or RecursionError if it is none."""
+    return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_no_twice)
+
+
+def about_of(path: Path, about: Any) -> dict[str, Any]:
+    """Return `arch`, `num_classes` and `normalisation` as a checkpoint has them; UserError if they are not there."""
+    try:
         arch, num_classes = value_of("arch", about["arch"], str), value_of("num_classes", about["num_classes"], int)
         normalisation = _constants(about["normalisation"])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path} was not written by this program: its metadata do not name the architecture") from None
     if arch not in archs.ARCHS or not 2 <= num_classes < 2**31:
         raise UserError(f"{path} is for {arch!a} with {num_classes} classes, which this program does not know")
-    mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
-    weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}
-    return Checkpoint(weights, mask, arch, num_classes, normalisation)
+    return {"arch": arch, "num_classes": num_classes, "normalisation": normalisation}
 
 
 def _constants(given: Any) -> dict[str, list[float]]:

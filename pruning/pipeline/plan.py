@@ -36,6 +36,7 @@ def finetune(want: Request) -> Step:
     return want.step("finetune", after=prune(want))
 
 
+PRODUCT = "finetune"  # what stage=export exports
 RESULTS: dict[str, Callable[[Request], Step]] = {"train": train, "prune": prune, "finetune": finetune}
 
 

@@ -10,13 +10,15 @@ from typing import Any, Self
 from pruning import archs, data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
+from pruning.export import ExportSettings
 from pruning.masks import Levels
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, path_of, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
 
-NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep", "report"}  # and the stages'
+# and the nodes of the stages
+NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep", "export", "report"}
 LONGEST = 60  # characters of a method in the name of a directory
 BUILD = "pruning.archs.build"
 
@@ -60,6 +62,7 @@ class Request:
             STAGES[name].recipe.check_keys(node, name)
             if not STAGES[name].recipe.missing(node):
                 STAGES[name].recipe.read(node, name)
+        ExportSettings.read(config.get("export", {}), "export")
         resume = config.get("resume")
         return cls(
             nodes=nodes,

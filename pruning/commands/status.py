@@ -1,0 +1,14 @@
+"""`stage=status`: what is done, running, waiting and failed."""
+
+from typing import Any
+
+from pruning.cluster.queue import look
+from pruning.commands import Ways
+from pruning.env import Env
+from pruning.pipeline.watch import status_text
+
+
+def run(config: dict[str, Any], ways: Ways) -> None:  # noqa: ARG001
+    """Print what is done, running, waiting and failed."""
+    runs = Env.from_config(config.get("env")).runs
+    print(status_text(runs, look(runs)))
