@@ -1,19 +1,14 @@
 """What `stage=` names beside results: commands that look at what is there. Each is the function `run` of a module."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 
+from pruning.commands.ways import Ways
+
+__all__ = ["COMMANDS", "Ways", "find"]
+
 COMMANDS = {name: f"pruning.commands.{name}" for name in ("check", "export", "report", "status")}
-
-
-@dataclass(frozen=True)
-class Ways:
-    """What commands may use of the world of configs."""
-
-    make: Callable[[dict[str, Any]], None] | None  # makes the result that a config asks for; None: not here
-    compose: Callable[[str], Mapping[str, Any]]  # the config that `dataset=NAME` alone gives
 
 
 def find(config: Mapping[str, Any]) -> Callable[[dict[str, Any], Ways], None] | None:

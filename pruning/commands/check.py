@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning import report
-from pruning.commands import Ways
 from pruning.commands.source import source_of
+from pruning.commands.ways import Ways
 from pruning.env import Env
 from pruning.errors import UserError, naming
 from pruning.export.zeros import Layer, count_zeros

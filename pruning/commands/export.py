@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from pruning import data, report
-from pruning.commands import Ways
 from pruning.commands.source import source_of
+from pruning.commands.ways import Ways
 from pruning.env import Env
 from pruning.errors import UserError, naming
 from pruning.export.card import Product

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pruning.commands import Ways
+from pruning.commands.ways import Ways
 from pruning.env import Env
 from pruning.summary import report_text
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from pruning.cluster.queue import look
-from pruning.commands import Ways
+from pruning.commands.ways import Ways
 from pruning.env import Env
 from pruning.pipeline.watch import status_text
 

@@ -232,7 +232,7 @@ def test_lines_networks_and_axes_are_chosen(usual: Path, opened: "Open") -> None
     assert before != after
     assert "50" in page.locator("#chart svg").first.locator("text").all_text_contents()
     dense = page.locator("#legend .soft").inner_text()
-    page.get_by_label("Network").select_option(label="vgg16 on digits")
+    page.locator("#network").select_option(label="vgg16 on digits")
     assert page.locator("#legend .soft").inner_text() != dense
     page.get_by_label("Accuracy from 0 to 100").check()
     labels = page.locator("#chart svg").first.locator("text").all_text_contents()
