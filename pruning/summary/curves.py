@@ -65,7 +65,7 @@ def _figure(stem: Path, files: list[Path], *shape: int, figsize: tuple[float, fl
     rows, columns = shape if len(shape) == 2 else (1, *shape)
     figure, axes = plt.subplots(rows, columns, figsize=figsize, layout="constrained", squeeze=False)
     try:
-        yield figure, axes.flat
+        yield figure, list(axes.flat)
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             packed = io.BytesIO()
             figure.savefig(packed, format=kind, dpi=130, metadata=metadata)
@@ -164,4 +164,4 @@ def _heat(figure: Any, axes: Any, methods: Mapping[str, Mapping[str, Mapping[str
         axis.set_xticks(range(0, len(names), step), shown, rotation=90, fontsize=7)
         axis.set_title(method or "pruned", fontsize=9)
         axis.set_ylabel("sparsity", fontsize=8)
-    figure.colorbar(image, ax=list(axes), shrink=0.8, label="kept")
+    figure.colorbar(image, ax=axes, shrink=0.8, label="kept")

@@ -69,7 +69,7 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
     content = Content(title, words, problems, found, rows, gathered.entries)
     write_whole(out / PAGE, page(content, runs, out).encode())
     titles = ("dataset", "network", *SHORT)
-    shorter = [tuple(shown(row[title]) for title in titles) for row in rows]
+    shorter = [tuple(shown(row[title], title) for title in titles) for row in rows]
     return Report(words, report.text(shorter, titles) if rows else "", problems, out)
 
 

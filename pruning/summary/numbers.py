@@ -125,6 +125,7 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
     "calibration error": judgement("ece"),
 }
 COMPARED = ("compared with", "difference", "p (Holm)")
+PERCENT = ("top-", "change", "loss", "difference", "agreement", "right", "wrong", "calibration")  # titles begin so
 CLASSES = (
     *("dataset", "network", "method", "sparsity asked", "class"),
     *("n", "top-1", "change", "change low", "change high"),
@@ -190,10 +191,12 @@ def as_csv(rows: Sequence[Mapping[str, Value]], titles: Sequence[str] = (*CELL_C
     return packed.getvalue()
 
 
-def shown(value: Value) -> str:
-    """Return a value for reading: four digits behind the point are more than any of these deserves."""
+def shown(value: Value, title: str = "") -> str:
+    """Return a value of the column `title` for reading: two digits behind the point of percent, else four in all."""
     if value is None:
         return ""
+    if isinstance(value, float) and title.startswith(PERCENT):
+        return f"{value:.2f}"
     return f"{value:.4g}" if isinstance(value, float) and abs(value) < 1e4 else f"{value}"
 
 
@@ -203,7 +206,7 @@ def as_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
     lines = [
         titles,
         ["---"] * len(titles),
-        *([shown(row[title]).replace("|", "\\|") for title in titles] for row in rows),
+        *([shown(row[title], title).replace("|", "\\|") for title in titles] for row in rows),
     ]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
@@ -215,6 +218,6 @@ def as_latex(rows: Sequence[Mapping[str, Value]]) -> str:
     def line(cells: Sequence[str]) -> str:
         return " & ".join("".join(signs.get(sign, sign) for sign in cell) for cell in cells) + r" \\"
 
-    body = [line([shown(row[title]) for title in SHORT]) for row in rows]
+    body = [line([shown(row[title], title) for title in SHORT]) for row in rows]
     top = [rf"\begin{{tabular}}{{l{'r' * (len(SHORT) - 1)}}}", r"\toprule", line(SHORT), r"\midrule"]
     return "\n".join([*top, *body, r"\bottomrule", r"\end{tabular}", ""])

@@ -29,7 +29,8 @@ def made(runs: Path, tops: Tops, dense: tuple[float, ...] = (90.0, 91.0, 92.0)) 
             tuned = step("finetune", cut, seed, epochs=5)
             counts = {"params": 1000, "params_nonzero": round(1000 * (1 - percent)), "macs": 5000, "macs_nonzero": 500}
             right_after = {"test_top1": top1 / 2, "test_top5": 60.0, "test_loss": 1.0}
-            pruned = counts | {"sparsity": percent, "before": right_after}
+            layers = {"conv1.weight": [90, 100], "fc.weight": [round(900 * (0.9 - percent)), 900]}
+            pruned = counts | {"sparsity": percent, "before": right_after, "layers": layers}
             place(runs, root, config=about(root), result={"test_top1": dense[seed]} | counts)
             place(runs, cut, config=about(cut), result={"test_top1": top1 / 2} | pruned)
             place(runs, tuned, config=about(tuned), result={"test_top1": top1, "test_top5": 99.0} | pruned)
@@ -112,7 +113,7 @@ def test_every_number_of_the_table_is_that_of_the_files(tmp_path: Path) -> None:
     assert row["compared with"] == "prune.criterion=magnitude"
     assert float(row["difference"]) == pytest.approx(sum(differences) / 3)
     assert float(row["p (Holm)"]) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue)
-    assert len([*(tmp_path / "report").glob("*.png")]) == len([*(tmp_path / "report").glob("*.svg")]) == 5
+    assert len([*(tmp_path / "report").glob("*.png")]) == len([*(tmp_path / "report").glob("*.svg")]) == 6
     assert (tmp_path / "report" / "cells.tex").read_text().count(r"\\") == 3
 
 
