@@ -18,6 +18,8 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 STYLES = ("-", "--", "-.", ":")
 """As many lines look different from each other as 7 x 4."""
 
+LAYERS = "-layers"  # the end of the name of such a picture
+
 Values = Callable[[Cell], Mapping[int, float]]
 
 
@@ -48,7 +50,7 @@ def draw(cells: Sequence[Cell], out: Path) -> list[Path]:
                 _pair(figure, axes, group, *axis)
         if methods := _densities(group):
             size = (11, 1.6 + 0.42 * sum(len(rows) for rows in methods.values()) + 0.5 * len(methods))
-            with _figure(out / f"{dataset}-{arch}-layers", files, len(methods), 1, figsize=size) as (figure, axes):
+            with _figure(out / f"{dataset}-{arch}{LAYERS}", files, len(methods), 1, figsize=size) as (figure, axes):
                 figure.suptitle(f"{arch} on {dataset}: kept weights by layer (fraction), at each sparsity")
                 _heat(figure, axes, methods)
     return files

@@ -64,30 +64,31 @@ def make_report(runs: Path, settings: ReportSettings, compose: Compose, sweep: S
     words = answer(found, settings.tolerance, command) or f"nothing that was pruned is done in {runs}"
     problems = [*gathered.problems, *damaged, *missing(runs, sweep, settings.where)]
     rows = numbers(found)
-    _write(out, words, rows, problems, found)
     title = f"Pruning report: {sweep.title}" if sweep else "Pruning report"
-    content = Content(title, words, problems, found, rows, gathered.entries)
-    write_whole(out / PAGE, page(content, runs, out).encode())
+    pictures = [path for path in draw(found, out) if path.suffix == ".png"]
+    _write(Content(title, words, problems, found, rows, gathered.entries, pictures), runs, out)
     titles = ("dataset", "network", *SHORT)
     shorter = [tuple(shown(row[title], title) for title in titles) for row in rows]
     return Report(words, report.text(shorter, titles) if rows else "", problems, out)
 
 
-def _write(
-    out: Path, words: str, rows: Sequence[Mapping[str, Any]], problems: Sequence[str], found: list[Cell]
-) -> None:
+def _write(content: Content, runs: Path, out: Path) -> None:
     """Write the files, each whole."""
-    out.mkdir(parents=True, exist_ok=True)
-    pictures = [path for path in draw(found, out) if path.suffix == ".png"]
     blocks = [
-        f"# Report\n\n```\n{words}\n```\n",
-        "".join(f"![{path.stem}]({quote(path.name)})\n" for path in pictures),
-        as_markdown(rows),
-        "## Not counted\n\n" + ("".join(f"- {problem}\n" for problem in problems) or "- nothing\n"),
+        f"# {content.title}\n\n```\n{content.words}\n```\n",
+        "".join(f"![{path.stem}]({quote(path.name)})\n" for path in content.pictures),
+        as_markdown(content.rows),
+        "## Not counted\n\n" + ("".join(f"- {problem}\n" for problem in content.problems) or "- nothing\n"),
     ]
-    files = {"cells.csv": as_csv(rows), "classes.csv": as_csv(classes(found), CLASSES), "cells.tex": as_latex(rows)}
-    for name, content in (files | {"report.md": "\n".join(blocks)}).items():
-        write_whole(out / name, content.encode())
+    files = {
+        "cells.csv": as_csv(content.rows),
+        "classes.csv": as_csv(classes(content.cells), CLASSES),
+        "cells.tex": as_latex(content.rows),
+        "report.md": "\n".join(blocks),
+        PAGE: page(content, runs, out),
+    }
+    for name, text in files.items():
+        write_whole(out / name, text.encode())
 
 
 def report_text(node: Any, runs: Path, compose: Compose) -> str:

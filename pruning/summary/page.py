@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from pruning.summary.cells import SAME, Cell, Entry, differing, filled, plain
 from pruning.summary.choose import defaults
-from pruning.summary.curves import AXES, at_end, right_after
+from pruning.summary.curves import AXES, LAYERS, at_end, right_after
 from pruning.summary.numbers import SHORT
 from pruning.summary.statistics import mean, t_interval
 
@@ -36,6 +36,7 @@ class Content:
     cells: Sequence[Cell]
     rows: Sequence[Mapping[str, Any]]  # a row of numbers for each cell
     known: Mapping[str, Entry]  # ancestors by id
+    pictures: Sequence[Path] = ()  # PNG files
 
 
 def page(content: Content, runs: Path, out: Path) -> str:
@@ -47,6 +48,9 @@ def page(content: Content, runs: Path, out: Path) -> str:
         "problems": list(content.problems),
         "axes": [[title, logarithmic] for title, _, logarithmic in AXES.values()],
         **_curves(content.cells),
+        "layers": [
+            [path.stem.removesuffix(LAYERS), _image(path)] for path in content.pictures if path.stem.endswith(LAYERS)
+        ],
         "columns": columns,
         "short": SHORT,
         "rows": [[row[column] for column in columns] for row in content.rows],
@@ -75,6 +79,10 @@ def _short(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _short(each) for key, each in value.items()}
     return [_short(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def _image(path: Path) -> str:
+    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
 
 
 def _answer(content: Content) -> list[dict[str, Any]]:
