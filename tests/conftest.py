@@ -86,3 +86,12 @@ def server() -> Iterator[Server]:
 def command(tmp_path: Path, server: Server) -> Command:
     """`command("seed=1")` runs main.py and returns what it printed; `.start(...)` returns at once."""
     return Command(tmp_path, server)
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory: pytest.TempPathFactory, server: Server, small: tuple[str, ...]) -> Path:
+    """The runs of `small` with one epoch of finetuning: to copy, not to change."""
+    command = Command(tmp_path_factory.mktemp("chain"), server)
+    done = command(*small, "finetune.epochs=1")
+    assert (done.returncode, done.stderr) == (0, "")
+    return command.runs

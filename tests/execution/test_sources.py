@@ -21,19 +21,11 @@ from pruning.files import write_json
 from pruning.pipeline import plan
 from pruning.runs import Run, Step, every
 from pruning.training import measure
-from tests.commands import Command, Server
+from tests.commands import Command
 from tests.helpers import by_stage, result
 from tests.pipeline.made import composed
 
 Small = tuple[str, ...]
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, server: Server, small: Small) -> Path:
-    command = Command(tmp_path_factory.mktemp("chain"), server)
-    done = command(*small, "finetune.epochs=1")
-    assert (done.returncode, done.stderr) == (0, "")
-    return command.runs
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from pruning.errors import UserError
 from pruning.pipeline import redo
 from pruning.runs import Run, every
-from tests.commands import Command, Server
+from tests.commands import Command
 from tests.helpers import by_stage, lasting, models, result
 from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, place, step, taken
 
@@ -68,14 +68,6 @@ def test_moving_twice_in_one_second_loses_nothing(runs: Path) -> None:
     second = redo.set_aside("finetune", STEPS, runs)
     assert len({*first, *second}) == 2
     assert all(path.is_dir() for path in (*first, *second))
-
-
-@pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory, server: Server, small: Small) -> Path:
-    command = Command(tmp_path_factory.mktemp("chain"), server)
-    done = command(*small, "finetune.epochs=1")
-    assert (done.returncode, done.stderr) == (0, "")
-    return command.runs
 
 
 @pytest.mark.parametrize("way", [(), ("seed=0,1", "-m")])
