@@ -70,7 +70,8 @@ def test_the_defaults() -> None:
     config = composed()
     names = [config[group]["name"] for group in ("dataset", "arch", "stage")]
     assert (names, config["seed"], config["resume"]) == (["digits", "resnet20", "finetune"], 0, None)
-    assert config["prune"] == {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv"}
+    usual = {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
+    assert config["prune"] == usual
 
 
 NEEDED = {"epochs": 1, "batch_size": 1, "lr": 1.0}

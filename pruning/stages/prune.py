@@ -11,6 +11,7 @@ from pruning import masks
 from pruning.checkpoints import Checkpoint
 from pruning.data import train_batches
 from pruning.masks import CRITERIA, KINDS, SCOPES
+from pruning.masks.controls import CONTROLS, inverted, shuffled
 from pruning.settings import Axes, Settings, setting
 from pruning.stages.context import Context
 
@@ -27,28 +28,32 @@ class PruneRecipe(Settings):
     criterion: str = "magnitude"
     scope: str = "global"
     layers: str = setting("conv", among=tuple(KINDS))
+    control: str = setting("none", among=CONTROLS)
 
     @classmethod
     def axes(cls) -> Axes:
         return {"criterion": {name: criterion.score for name, criterion in CRITERIA.items()}, "scope": SCOPES}
 
     def idle(self) -> set[str]:
-        return super().idle() | ({"criterion", "scope", *self.options} if self.sparsity == 0 else set())
+        return super().idle() | ({"criterion", "scope", "control", *self.options} if self.sparsity == 0 else set())
 
 
 def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
     """Remove the parent's lowest-scoring weights; train nothing (Han et al. 2015, arXiv 1506.02626, section 3)."""
     parent = context.start
+    criterion = CRITERIA[recipe.criterion].with_settings(**recipe.arguments("criterion"))
     mask = masks.prune(
         parent.network().to(context.device),
         recipe.sparsity,
-        CRITERIA[recipe.criterion].with_settings(**recipe.arguments("criterion")),
+        inverted(criterion) if recipe.control == "inverted" else criterion,
         partial(SCOPES[recipe.scope], **recipe.arguments("scope")),
         layers=recipe.layers,
         previous=parent.mask,
         batches=Batches(context),
         seed=context.seed,
     )
+    if recipe.control == "shuffled":
+        mask = shuffled(mask, parent.mask, context.seed)
     return replace(parent, weights=masks.masked(parent.weights, mask), mask=mask)
 
 

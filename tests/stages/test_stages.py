@@ -75,6 +75,15 @@ def test_pruning_again_is_cumulative(tiny: Data, criterion: str, scope: str) -> 
         assert equal(second.mask, pruned(tiny, untrained(), 0.8).mask)
 
 
+def test_controls_are_settings(tiny: Data) -> None:
+    usual, shuffled, inverted = (
+        pruned(tiny, untrained(), 0.8, control=c).mask for c in ("none", "shuffled", "inverted")
+    )
+    assert {name: int(keep.sum()) for name, keep in shuffled.items()} == {k: int(v.sum()) for k, v in usual.items()}
+    assert not equal(usual, shuffled)
+    assert sum(int((usual[name] & inverted[name]).sum()) for name in usual) == 0  # 20 % and the other 20 %
+
+
 def test_pruning_changes_no_kept_weight_and_nothing_of_its_parent(tiny: Data) -> None:
     parent = untrained()
     before = copy.deepcopy(parent.weights)
