@@ -29,7 +29,7 @@ OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", 
 GROUPS = {
     "arch": [*archs.ARCHS],
     "dataset": [*DATASETS],
-    "fit": ["neutral"],
+    "fit": ["neutral", "as_train"],
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
@@ -62,7 +62,8 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
-        assert made == ["train", *["prune", "finetune"] * (3 if name == "iterative" else 1)][: len(made)]
+        retrain = config["stage"]["name"] if group == "stage" and name not in ("train", "prune") else "finetune"
+        assert made == ["train", *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]
 
 
@@ -142,3 +143,14 @@ def test_stages_that_the_result_does_not_need_are_checked_too() -> None:
     ):
         with pytest.raises(UserError, match=f"^{re.escape(text)}"):
             steps(*overrides.split())
+
+
+def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is_said() -> None:
+    for stage in ("lr_rewind", "rewind", "scratch_e"):
+        dense, _, last = steps(f"stage={stage}", "recipe=rethinking", "train.lr=0.3", f"{stage}.epochs=7")
+        assert last.recipe == {**dense.recipe, "epochs": 7}
+        assert [step.stage for step in steps(f"stage={stage}", "levels=iterative")][2] == (
+            "finetune" if stage == "scratch_e" else stage
+        )
+    with pytest.raises(UserError, match="does not say how its network was initialised"):
+        steps("stage=rewind", f"resume={ROOT / 'README.md'}")

@@ -22,12 +22,12 @@ def train(want: Request) -> Step:
     return want.step("train")
 
 
-def prune(want: Request) -> Step:
-    """Han et al. 2015: train, then prune; with several levels, finetune before each further one."""
+def prune(want: Request, retrain: str = "finetune") -> Step:
+    """Han et al. 2015: train, then prune; with several levels, finetune (or `retrain`) before each further one."""
     *earlier, target = want.sparsities("prune")
     step = None if want.origin else train(want)
     for sparsity in earlier:
-        step = want.step("finetune", after=want.step("prune", after=step, sparsity=sparsity))
+        step = want.step(retrain, after=want.step("prune", after=step, sparsity=sparsity))
     return want.step("prune", after=step, sparsity=target)
 
 
@@ -36,8 +36,32 @@ def finetune(want: Request) -> Step:
     return want.step("finetune", after=prune(want))
 
 
+def lr_rewind(want: Request) -> Step:
+    """Renda et al. 2020: the pruned network, trained again as long and at the rates of the dense one, at each level."""
+    return want.step("lr_rewind", after=prune(want, "lr_rewind"))
+
+
+def rewind(want: Request) -> Step:
+    """Frankle and Carbin 2019: the kept weights go back to their initialisation before each training."""
+    if want.origin:
+        raise UserError("resume= does not say how its network was initialised, so stage=rewind cannot go back to that")
+    return want.step("rewind", after=prune(want, "rewind"))
+
+
+def scratch_e(want: Request) -> Step:
+    """Liu et al. 2019: the pruned network of the paper above, with fresh weights, trained as long as the dense one."""
+    return want.step("scratch_e", after=prune(want))
+
+
 PRODUCT = "finetune"  # what stage=export exports
-RESULTS: dict[str, Callable[[Request], Step]] = {"train": train, "prune": prune, "finetune": finetune}
+RESULTS: dict[str, Callable[[Request], Step]] = {
+    "train": train,
+    "prune": prune,
+    "finetune": finetune,
+    "lr_rewind": lr_rewind,
+    "rewind": rewind,
+    "scratch_e": scratch_e,
+}
 
 
 def chain(

@@ -16,6 +16,7 @@ from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
 from pruning.stages.finetune import finetune
 from pruning.stages.prune import PruneRecipe, prune
+from pruning.stages.retrain import lr_rewind, rewind, scratch_e
 from pruning.stages.train import train
 from pruning.training import TrainRecipe
 
@@ -35,6 +36,9 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
     "train": Stage(train, TrainRecipe),
     "prune": Stage(prune, PruneRecipe, prunes=True),
     "finetune": Stage(finetune, TrainRecipe),
+    "lr_rewind": Stage(lr_rewind, TrainRecipe),
+    "rewind": Stage(rewind, TrainRecipe),
+    "scratch_e": Stage(scratch_e, TrainRecipe),
 }
 
 

@@ -162,3 +162,21 @@ def test_inputs_are_read_each_time_they_are_asked_for() -> None:
     assert (list(inputs), len(inputs), read) == (["dense", "teacher"], 2, [])
     assert inputs["teacher"] is inputs["teacher"] is untrained()
     assert (read, bool(Inputs())) == (["teacher", "teacher"], False)
+
+
+def test_rewinding_goes_back_to_the_initialisation_of_the_dense_network_and_scratch_to_another(tiny: Data) -> None:
+    """Trained at a rate of almost 0, the weights are what they began as."""
+    still = TrainRecipe(epochs=1, batch_size=23, lr=1e-30)
+    dense = run("train", tiny, ONE)
+    began = run("train", tiny, still)
+    cut = pruned(tiny, dense, 0.8)
+    found = {stage: run(stage, tiny, still, cut) for stage in ("lr_rewind", "rewind", "scratch_e")}
+    names = dict(archs.build("resnet20", 3).named_parameters())
+    wanted = masks.masked(began.weights, cut.mask)
+    assert all(torch.equal(found["rewind"].weights[name], wanted[name]) for name in names)
+    assert all(torch.equal(found["lr_rewind"].weights[name], cut.weights[name]) for name in names)
+    for stage, made in found.items():
+        assert equal(made.mask, cut.mask)
+        masks.check(made.mask, made.weights)
+        if stage == "scratch_e":
+            assert not torch.equal(made.weights["conv1.weight"], found["rewind"].weights["conv1.weight"])
