@@ -31,7 +31,7 @@ GROUPS = {
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
-    "stage": [*plan.RESULTS, "status", "report"],
+    "stage": [*plan.RESULTS, "status", "report", "sync"],
 }
 
 
@@ -58,7 +58,7 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     if group not in ("recipe", "levels"):
         assert config[group]["criterion" if group == "prune" else "name"] == name
     assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
-    if name not in ("status", "report"):  # which only looks
+    if name not in ("status", "report", "sync"):  # which make nothing
         made = [step.stage for step in steps(*choice)]
         assert made == ["train", *["prune", "finetune"] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]

@@ -26,5 +26,14 @@ def report(config: dict[str, Any]) -> None:
     print(report_text(config.get("report"), Env.from_config(config.get("env")).runs, with_dataset))
 
 
-LOOKS: dict[str, Callable[[dict[str, Any]], None]] = {"status": status, "report": report}
+def sync(config: dict[str, Any]) -> None:
+    """Send to W&B what is not there yet."""
+    from pruning.env import Env
+    from pruning.execution.sync import sync
+    from pruning.tracking import reporter
+
+    sync(Env.from_config(config.get("env")), reporter().note)
+
+
+LOOKS: dict[str, Callable[[dict[str, Any]], None]] = {"status": status, "report": report, "sync": sync}
 """By the name of the stage."""

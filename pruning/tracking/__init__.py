@@ -3,13 +3,17 @@
 from pruning.tracking.agent import adopt_agent, answer_agent
 from pruning.tracking.console import Reporter, reporter
 from pruning.tracking.live import LiveTable, live_table
+from pruning.tracking.sync import Left, Sync, WandbError
 from pruning.tracking.terminal import forgive
 from pruning.tracking.wandb import Tracker, tracker
 
 __all__ = [
+    "Left",
     "LiveTable",
     "Reporter",
+    "Sync",
     "Tracker",
+    "WandbError",
     "adopt_agent",
     "answer_agent",
     "forgive",
