@@ -65,7 +65,7 @@ def _figure(stem: Path, files: list[Path], *shape: int, figsize: tuple[float, fl
     rows, columns = shape if len(shape) == 2 else (1, *shape)
     figure, axes = plt.subplots(rows, columns, figsize=figsize, layout="constrained", squeeze=False)
     try:
-        yield figure, axes.flat
+        yield figure, [*axes.flat]
         for kind, metadata in (("png", {"Software": None}), ("svg", {"Date": None})):
             packed = io.BytesIO()
             figure.savefig(packed, format=kind, dpi=130, metadata=metadata)
