@@ -30,9 +30,11 @@ def sync(config: dict[str, Any]) -> None:
     """Send to W&B what is not there yet."""
     from pruning.env import Env
     from pruning.execution.sync import sync
+    from pruning.summary import sync_reports
     from pruning.tracking import reporter
 
-    sync(Env.from_config(config.get("env")), reporter().note)
+    env, note = Env.from_config(config.get("env")), reporter().note
+    sync_reports(sync(env, note), env.runs, note)
 
 
 LOOKS: dict[str, Callable[[dict[str, Any]], None]] = {"status": status, "report": report, "sync": sync}

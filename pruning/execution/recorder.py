@@ -24,6 +24,7 @@ from pruning.execution.stop import StopRequest
 from pruning.files import cannot_write, publish, read_bytes, to_json, write_whole
 from pruning.runs import Result, Run, Step, claims
 from pruning.runs.chain import chain_settings
+from pruning.stages import chosen
 from pruning.training import ResumeState, TrainingHooks
 
 
@@ -139,8 +140,9 @@ class RunRecorder(TrainingHooks):
 
 
 def about(step: Step, runs: Path) -> dict[str, Any]:
-    """Return what W&B is told of a step before it begins."""
-    config = chain_settings(step, runs) | step.spec | {"percent": step.sparsity or 0.0}
+    """Return what W&B is told of a step before it begins; its tools group by what has no dot in its name."""
+    settings = chain_settings(step, runs)
+    config = chosen(settings) | settings | step.spec | {"percent": step.sparsity or 0.0}
     return {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
 
 

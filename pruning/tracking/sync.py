@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import UserError, printable
+from pruning.tracking.group import DIGEST, GroupReport, write_report
 from pruning.tracking.lineage import artifact_of
 from pruning.tracking.wandb import WandbTracker, first_line
 
@@ -74,6 +75,8 @@ class Sync:
         self.settings, self.home = settings, home
         os.environ["WANDB_MODE"] = "online"  # whoever gives this command wants it, whatever the mode of runs is
         os.environ.setdefault("WANDB_SILENT", "true")
+        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
+            os.environ.setdefault(name, str(home))
         import wandb
 
         try:
@@ -115,6 +118,22 @@ class Sync:
             raise
         except (Exception, SystemExit) as error:
             raise WandbError(f"W&B has failed at {left.about['name']}: {printable(first_line(error))}") from None
+
+    def send_report(self, report: GroupReport, group: str) -> bool:
+        """Send the report of a sweep unless W&B has it, and return whether it was sent."""
+        try:
+            run = self.ask(lambda: self.api.run(f"{self.place}/{report.id}"))
+            lacking = not run or run.summary.get(DIGEST) != report.digest
+            if lacking:
+                write_report(
+                    report, self.settings | {"group": self.settings.get("group") or group}, self.home, "online"
+                )
+            self.supersede(report.id)
+            return lacking
+        except (Exception, SystemExit) as error:
+            raise WandbError(
+                f"W&B has failed at the report of {report.title}: {printable(first_line(error))}"
+            ) from None
 
     def hand_over(self, left: Left, lacking: Sequence[str], there: bool) -> None:
         """Send it, and look whether it arrives."""

@@ -16,6 +16,7 @@ from typing import Any
 from pruning.tracking.lineage import artifact_of, use_parent
 
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
+LAYERS = "layers"  # of a result, which W&B has as a table
 QUIET = 600  # seconds without another try after the server did not answer
 INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
 FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
@@ -141,9 +142,9 @@ class WandbTracker(Tracker):
         """Send what the step ended with, as far as it is given."""
         import wandb
 
-        self.run.summary.update({k: v for k, v in result.items() if v is not None})
+        self.run.summary.update({k: v for k, v in result.items() if v is not None and k != LAYERS})
         if table:
-            self.run.log({"layers": wandb.Table(columns=list(table[0]), data=[list(row.values()) for row in table])})
+            self.run.log({LAYERS: wandb.Table(columns=list(table[0]), data=[list(row.values()) for row in table])})
         if picture:
             self.run.log({"picture": wandb.Image(str(picture))})
         if model:

@@ -55,6 +55,7 @@ class FakeWandb(ThreadingHTTPServer):
         self.runs: dict[str, TrackedRun] = {}
         self.artifacts: dict[str, Json] = {}  # by id: what CreateArtifact was given, and whether it is committed
         self.used: dict[str, list[str]] = {}  # by run: the ids of artifacts
+        self.views: list[Json] = []  # reports
         self.uploads: dict[str, bytes] = {}  # by path
         self.cells: list[Json] = []  # of the sweep, for agents; put here by the test
         self.sweep = ""
@@ -218,6 +219,22 @@ class Operations:
     def UseArtifact(self, given: Json) -> Json:
         self.server.used.setdefault(given["runName"], []).append(given["artifactID"])
         return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
+
+    def ProjectInternalId(self, _: Json) -> Json:
+        return {"project": {"id": PROJECT["id"], "internalId": "1"}}
+
+    def GetProjects(self, _: Json) -> Json:
+        kind = {"__typename": "Project", "user": None}
+        project = PROJECT | kind | {"entityName": "ours", "createdAt": DAY, "isBenchmark": False}
+        edges = [{"node": project, "cursor": ""}]
+        page = {"__typename": "PageInfo", "endCursor": "", "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def upsertView(self, given: Json) -> Json:
+        self.server.views.append(given)
+        about = {key: given.get(key) for key in ("type", "name", "displayName", "description", "spec")}
+        project = {"id": "project", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": about | {"id": "view", "project": project, "updatedAt": DAY}, "inserted": True}}
 
     def UpsertSweep(self, given: Json) -> Json:
         self.server.sweep = given["config"]

@@ -1,5 +1,6 @@
 """stage=sync: what is done here and not in W&B is sent, once; and the lineage that W&B draws."""
 
+import csv
 import os
 import signal
 import subprocess
@@ -8,11 +9,13 @@ from pathlib import Path
 
 from pruning.runs import Run
 from pruning.runs.records import record_sweep
+from pruning.tracking import GroupReport, log_report
 from tests.commands import Command
-from tests.helpers import by_stage, result
+from tests.helpers import by_stage, result, slow
 from tests.helpers import epochs as saved
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs
+from tests.tracking.test_wandb import known
 
 Small = tuple[str, ...]
 STAGES = ("train", "prune", "finetune")
@@ -30,8 +33,7 @@ def is_whole(server: FakeWandb, run: Run) -> None:
     found = result(run)
     seen = server.runs[found["id"]]
     assert epochs(seen.history) == run.rows()
-    known = {key: value for key, value in found.items() if value is not None}
-    assert {key: seen.summary.get(key) for key in known} == known
+    assert {key: seen.summary.get(key) for key in known(run)} == known(run)
     assert [sum(key in row for row in seen.history) for key in ("picture", "layers")] == [1, int(found["level"] > 0)]
     model = server.artifact(f"model-{found['id']}")
     assert server.uploads[f"/storage/{model['id']}/model.safetensors"] == run.model.read_bytes()
@@ -117,3 +119,42 @@ def test_a_parent_that_is_not_there_is_not_missed(command: Command, small: Small
         used = wandb_server.used.get(result(by_stage(command.runs)[stage])["id"])
         model = parent and wandb_server.artifact(f"model-{result(by_stage(command.runs)[parent])['id']}")["id"]
         assert used == (model and [model])
+
+
+@slow
+def test_the_report_of_a_sweep_is_one_run_of_its_group(command: Command, small: Small, wandb_server: FakeWandb) -> None:
+    sweep = (*small, "stage=prune", "train.epochs=1", "hydra.mode=MULTIRUN", "prune.percent=0.3,0.8")
+    sweep = (*sweep, "prune=magnitude,random", "hydra.launcher.workers=1")
+    for _ in range(2):  # a sweep that ends again changes nothing
+        done = command(*sweep, **wandb_server.environment)
+        assert (done.returncode, done.stderr) == (0, "")
+    (record,) = (command.runs / ".sweeps").glob("*.json")
+    assert "W&B" not in done.stdout, done.stdout
+    seen = wandb_server.runs[record.stem]
+    about = [seen.about[key] for key in ("jobType", "groupName", "displayName")]
+    assert (about, seen.exit_code) == (["report", record.stem, record.stem], 0)
+    folder = command.runs / "report" / record.stem
+    cells = [*csv.DictReader((folder / "cells.csv").read_text().splitlines())]
+    (row,) = seen.history
+    assert {path.stem for path in folder.glob("*.png")} | {"cells"} <= row.keys()
+    assert (row["cells"]["ncols"], row["cells"]["nrows"], len(cells)) == (len(cells[0]), 4, 4)
+    methods = {
+        run.config["criterion"]["value"] for run in wandb_server.runs.values() if run.about["jobType"] == "prune"
+    }
+    assert methods == {"magnitude", "random"}
+    assert sync(command, wandb_server)[-1] == f"report of {record.stem}: is there"
+    del wandb_server.runs[record.stem]
+    assert sync(command, wandb_server)[-1] == f"report of {record.stem}: sent"
+    assert len(wandb_server.runs[record.stem].history) == 1
+
+
+def test_a_report_that_w_and_b_does_not_take_is_a_line(tmp_path: Path) -> None:
+    said: list[str] = []
+    (tmp_path / "file").touch()
+    report = GroupReport("a sweep/1", [{"n": 1}], [])
+    for mode in ("disabled", "offline"):
+        log_report(report, {"mode": mode}, tmp_path / "file", said.append)
+    assert len(said) == 1
+    assert said[0].startswith("W&B has not taken the report (")
+    assert said[0].endswith("); python main.py stage=sync tries again")
+    assert report.id == "a-sweep-1"
