@@ -41,7 +41,7 @@ def sync(env: Env, note: Callable[[str], None]) -> tracking.Sync:
 
 def groups_of(runs: Path) -> dict[str, str]:
     """Return, by step, the group of the first sweep that wanted it."""
-    return {step.id: sweep.group for sweep in reversed(recorded_sweeps(runs)[0]) for step in sweep.steps}
+    return {step.id: sweep.group or sweep.name for sweep in reversed(recorded_sweeps(runs)[0]) for step in sweep.steps}
 
 
 def left_by(run: Run, runs: Path, groups: Mapping[str, str]) -> tracking.Left | None:

@@ -23,7 +23,7 @@ class SweepRecord:
     name: str
     when: float  # seconds since 1970
     steps: tuple[Step, ...]
-    group: str = ""  # of its runs in W&B
+    group: str | None = None  # of its runs in W&B; None: its name
 
 
 def record_sweep(runs: Path, name: str, steps: Sequence[Step], wanted: Sequence[Step], env: dict[str, Any]) -> Path:
@@ -45,7 +45,7 @@ def recorded_sweeps(runs: Path) -> tuple[list[SweepRecord], list[DamagedError]]:
             found = read_json(path) or {}
             name, when = value_of("name", found["name"], str), value_of("when", found["when"], float)
             steps = value_of("steps", found["steps"], tuple[Mapping[str, Any], ...])
-            sweeps.append(SweepRecord(name, when, tuple(map(Step.from_json, steps)), _group(found) or name))
+            sweeps.append(SweepRecord(name, when, tuple(map(Step.from_json, steps)), _group(found)))
         except DamagedError as error:
             damaged.append(error)
         except (KeyError, UserError) as error:

@@ -40,4 +40,4 @@ def reports(runs: Path, folder: str) -> Iterator[tuple[tracking.GroupReport, str
     """Yield the report of each recorded sweep that has one, and its group in W&B."""
     for sweep in recorded_sweeps(runs)[0]:
         with contextlib.suppress(OSError, UnicodeDecodeError):
-            yield group_report(sweep.name, runs / folder / sweep.name), sweep.group
+            yield group_report(sweep.name, runs / folder / sweep.name), sweep.group or sweep.name
