@@ -8,7 +8,7 @@ from pruning.commands.ways import Ways
 
 __all__ = ["COMMANDS", "Ways", "find"]
 
-COMMANDS = {name: f"pruning.commands.{name}" for name in ("check", "export", "report", "status")}
+COMMANDS = {name: f"pruning.commands.{name}" for name in ("check", "export", "report", "status", "sync")}
 
 
 def find(config: Mapping[str, Any]) -> Callable[[dict[str, Any], Ways], None] | None:

@@ -12,6 +12,7 @@ import os
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
@@ -23,6 +24,7 @@ from pruning.execution.stop import StopRequest
 from pruning.files import cannot_write, publish, read_bytes, to_json, write_whole
 from pruning.runs import Result, Run, Step, claims
 from pruning.runs.chain import chain_settings
+from pruning.stages import chosen
 from pruning.training import ResumeState, TrainingHooks
 
 
@@ -71,10 +73,8 @@ class RunRecorder(TrainingHooks):
         """Show the step, of `images` training images, and have it tracked."""
         step = self.step
         self.reporter.begin(step.name, step.epochs * images, len(self.rows) * images)
-        config = chain_settings(step, env.runs) | step.spec | {"percent": step.sparsity or 0.0}
-        about = {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
         home = env.runs / ".wandb"
-        self.tracker = tracking.tracker(asdict(env.wandb), about, self.rows, home, self.reporter.note)
+        self.tracker = tracking.tracker(asdict(env.wandb), about(step, env.runs), self.rows, home, self.reporter.note)
 
     def load(self) -> None:
         """Read the state to continue from, if there is one."""
@@ -137,6 +137,13 @@ class RunRecorder(TrainingHooks):
 
     def stopping(self) -> bool:
         return self.stop.signal is not None
+
+
+def about(step: Step, runs: Path) -> dict[str, Any]:
+    """Return what W&B is told of a step before it begins; its tools group by what has no dot in its name."""
+    settings = chain_settings(step, runs)
+    config = chosen(settings) | settings | step.spec | {"percent": step.sparsity or 0.0}
+    return {"id": step.id, "name": step.name, "stage": step.stage, "config": config}
 
 
 def line(row: dict[str, Any]) -> bytes:

@@ -23,6 +23,7 @@ class SweepRecord:
     name: str
     when: float  # seconds since 1970
     steps: tuple[Step, ...]
+    group: str | None = None  # of its runs in W&B; None: its name
 
 
 def record_sweep(runs: Path, name: str, steps: Sequence[Step], wanted: Sequence[Step], env: dict[str, Any]) -> Path:
@@ -44,9 +45,16 @@ def recorded_sweeps(runs: Path) -> tuple[list[SweepRecord], list[DamagedError]]:
             found = read_json(path) or {}
             name, when = value_of("name", found["name"], str), value_of("when", found["when"], float)
             steps = value_of("steps", found["steps"], tuple[Mapping[str, Any], ...])
-            sweeps.append(SweepRecord(name, when, tuple(map(Step.from_json, steps))))
+            sweeps.append(SweepRecord(name, when, tuple(map(Step.from_json, steps)), _group(found)))
         except DamagedError as error:
             damaged.append(error)
         except (KeyError, UserError) as error:
             damaged.append(DamagedError(path, f"it describes no sweep ({error})"))
     return sorted(sweeps, key=lambda sweep: sweep.when), damaged
+
+
+def _group(found: Any) -> str | None:
+    """Return the group that the runs of a recorded sweep have in W&B."""
+    for key in ("env", "wandb", "group"):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found if isinstance(found, str) else None

@@ -2,6 +2,6 @@
 
 from pruning.stages.context import Context, Inputs, fed_as
 from pruning.stages.prune import PruneRecipe
-from pruning.stages.stage import STAGES, Stage, code_of
+from pruning.stages.stage import STAGES, Stage, chosen, code_of
 
-__all__ = ["STAGES", "Context", "Inputs", "PruneRecipe", "Stage", "code_of", "fed_as"]
+__all__ = ["STAGES", "Context", "Inputs", "PruneRecipe", "Stage", "chosen", "code_of", "fed_as"]

@@ -4,7 +4,7 @@ A new stage is a function (context, recipe) -> Checkpoint in a file of its own, 
 `pipeline.plan` that places it in a chain, and a YAML in conf/stage.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -12,6 +12,7 @@ from pruning.archs import ARCHS
 from pruning.checkpoints import Checkpoint
 from pruning.data import DATASETS
 from pruning.settings import Settings
+from pruning.settings.settings import own_fields
 from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
 from pruning.stages.finetune import finetune
@@ -46,3 +47,14 @@ def code_of(stage: str, recipe: Settings, dataset: str, arch: str) -> dict[str, 
     """Return which foreign code decides what such a step makes: module -> version or hash of its source."""
     chosen = [functions[getattr(recipe, axis)] for axis, functions in recipe.axes().items()]
     return foreign_code([STAGES[stage].run, *chosen, DATASETS[dataset].load, ARCHS[arch]])
+
+
+def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what chooses a function when the network is pruned, also where that is neutral: `criterion`, `scope`."""
+    return {
+        f.name: settings.get(f"{name}.{f.name}", f.default)
+        for name, stage in STAGES.items()
+        if stage.prunes and any(key.startswith(f"{name}.") for key in settings)
+        for f in own_fields(stage.recipe)
+        if f.name in stage.recipe.axes()
+    }

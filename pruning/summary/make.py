@@ -14,11 +14,13 @@ from pruning.summary.answer import answer, command_of
 from pruning.summary.cells import Cell, gather, pruned
 from pruning.summary.choose import grouped, overrides, selected
 from pruning.summary.curves import draw
+from pruning.summary.group import log_report, reports
 from pruning.summary.judge import judged
 from pruning.summary.missing import missing
 from pruning.summary.numbers import CLASSES, SHORT, as_csv, as_latex, as_markdown, classes, numbers, shown
 from pruning.summary.page import PAGE, Content, page
 from pruning.summary.settings import ReportSettings
+from pruning.tracking import Sync
 
 LISTED = 20  # problems that the terminal shows; report.md has them all
 FOLDER = "report"  # in env.runs
@@ -96,11 +98,20 @@ def report_text(node: Any, runs: Path, compose: Compose) -> str:
     return make_report(runs, ReportSettings.read(node, "report"), compose).text()
 
 
+def sync_reports(server: Sync, runs: Path, note: Callable[[str], None]) -> None:
+    """Send to W&B the reports of sweeps that it does not have."""
+    for each, group in reports(runs, FOLDER):
+        if each.rows:
+            note(f"report of {each.title}: " + ("sent" if server.send_report(each, group) else "is there"))
+
+
 def report_after(sweep: Sweep, node: Any, compose: Compose) -> str:
     """Make the report at the end of a sweep; whatever is wrong with it is a line, and no error of the sweep."""
     try:
         made = make_report(sweep.env.runs, ReportSettings.read(node, "report"), compose, sweep)
-        return "\n" + made.text(table=False)
+        said: list[str] = []
+        log_report(sweep, made.out, said.append)
+        return "\n" + "\n".join([*said, made.text(table=False)])
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
         return f"\nno report was made ({reason}); python main.py stage=report tries again"

@@ -2,19 +2,26 @@
 
 from pruning.tracking.agent import adopt_agent, answer_agent
 from pruning.tracking.console import Reporter, reporter
+from pruning.tracking.group import GroupReport, log_report
 from pruning.tracking.guard import Tracker
 from pruning.tracking.live import LiveTable, live_table
+from pruning.tracking.sync import Left, Sync, WandbError
 from pruning.tracking.terminal import forgive
 from pruning.tracking.wandb import tracker
 
 __all__ = [
+    "GroupReport",
+    "Left",
     "LiveTable",
     "Reporter",
+    "Sync",
     "Tracker",
+    "WandbError",
     "adopt_agent",
     "answer_agent",
     "forgive",
     "live_table",
+    "log_report",
     "reporter",
     "tracker",
 ]

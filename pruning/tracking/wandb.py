@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from pruning.tracking.guard import BestEffort, Tracker, first_line, in_one_line
+from pruning.tracking.lineage import artifact_of, use_parent
 
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
+LAYERS = "layers"  # of a result, which W&B has as a table
 QUIET = 600  # seconds without another try after the server did not answer
 INIT_TIMEOUT = 20  # seconds; without a network W&B would wait for 100
 FINISH_TIMEOUT = 60  # seconds; a server that has gone would be waited for without end
@@ -131,26 +133,32 @@ class WandbTracker(Tracker):
 
     def deliver(self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path) -> None:
         """Hand over what the step ended with, and wait until it has arrived."""
-        import wandb
-
         if self.run is None:
             self.start()
-        self.run.summary.update({k: v for k, v in result.items() if v is not None})
+        self.leave(result, table, picture, model)
+        self.close(0)
+
+    def leave(
+        self, result: dict[str, Any], table: list[dict[str, Any]], picture: Path | None, model: Path | None
+    ) -> None:
+        """Send what the step ended with, as far as it is given."""
+        import wandb
+
+        self.run.summary.update({k: v for k, v in result.items() if v is not None and k != LAYERS})
         if table:
-            self.run.log({"layers": wandb.Table(columns=list(table[0]), data=[list(row.values()) for row in table])})
+            self.run.log({LAYERS: wandb.Table(columns=list(table[0]), data=[list(row.values()) for row in table])})
         if picture:
             self.run.log({"picture": wandb.Image(str(picture))})
-        artifact = wandb.Artifact(
-            f"model-{self.about['id']}", type="model", metadata={"parent": result["parent"]} | result
-        )
-        artifact.add_file(str(model), policy="immutable", skip_cache=True)
-        self.run.log_artifact(artifact)
-        self.run.finish(exit_code=0)
-        self.run = None
+        if model:
+            artifact = wandb.Artifact(artifact_of(self.about["id"]), type="model", metadata=result)
+            artifact.add_file(str(model), policy="immutable", skip_cache=True)
+            self.run.log_artifact(artifact)
+            if self.mode == "online":
+                use_parent(self.run, result["parent"])
 
-    def close(self) -> None:
+    def close(self, exit_code: int = 1) -> None:
         if self.run:
-            self.run.finish(exit_code=1)
+            self.run.finish(exit_code=exit_code)
             self.run = None
 
 

@@ -24,8 +24,12 @@ def test_what_was_recorded_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     record_sweep(runs, "sweep-s2", STEPS[:1], STEPS[:1], {})
     late, sweep = SweepRecord("late-s1", 20.0, STEPS), SweepRecord("sweep-s2", 10.0, (DENSE,))
     assert recorded_sweeps(runs) == ([sweep, late], [])
-    record_sweep(runs, "late-s1", STEPS, [TUNED], {})  # the same sweep again is the same record
+    assert recorded_sweeps(runs)[0][0].group is None
+    record_sweep(
+        runs, "late-s1", STEPS, [TUNED], {"wandb": {"group": "ours"}}
+    )  # the same sweep again is the same record
     assert [(found.name, found.when) for found in recorded_sweeps(runs)[0]] == [("sweep-s2", 10.0), ("late-s1", 30.0)]
+    assert recorded_sweeps(runs)[0][1].group == "ours"
 
 
 def test_the_records_of_0_1_are_read(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ wandb-core crashes where a field that it asked for is missing, so replies are co
 
 import gzip
 import json
+import re
 import socket
 import threading
 from contextlib import suppress
@@ -19,6 +20,7 @@ from typing import Any
 
 Json = dict[str, Any]
 SWEEP = "sweep1"
+DAY = "2026-01-01T00:00:00Z"
 PROJECT = {"id": "project", "name": "pruning", "entity": {"id": "entity", "name": "ours"}}
 
 
@@ -53,6 +55,8 @@ class FakeWandb(ThreadingHTTPServer):
         self.refuses = False
         self.runs: dict[str, TrackedRun] = {}
         self.artifacts: dict[str, Json] = {}  # by id: what CreateArtifact was given, and whether it is committed
+        self.used: dict[str, list[str]] = {}  # by run: the ids of artifacts
+        self.views: list[Json] = []  # reports
         self.uploads: dict[str, bytes] = {}  # by path
         self.cells: list[Json] = []  # of the sweep, for agents; put here by the test
         self.sweep = ""
@@ -106,6 +110,8 @@ class Operations:
     def Viewer(self, _: Json) -> Json:
         return {"viewer": {"id": "user", "entity": "ours", "username": "we", "flags": "{}", "teams": {"edges": []}}}
 
+    GetDefaultEntity = Viewer
+
     def ServerFeaturesQuery(self, _: Json) -> Json:
         return {"serverInfo": {"features": []}}
 
@@ -141,6 +147,30 @@ class Operations:
         run.about |= {key: value for key, value in given.items() if value is not None}
         run.config |= json.loads(given["config"] or "{}")
         return {"upsertBucket": {"bucket": self.bucket(given["name"], run), "inserted": new}}
+
+    def Run(self, given: Json) -> Json:
+        """Answer the public API; None where there is no such run."""
+        run = self.server.runs.get(given["name"])
+        return {"project": {"run": run and self.whole(given["name"], run)}}
+
+    def whole(self, name: str, run: TrackedRun) -> Json:
+        beside = ("sweepName", "commit", "description", "notes", "systemMetrics", "historyKeys")
+        return (
+            dict.fromkeys(beside)
+            | self.bucket(name, run)
+            | {
+                "user": {"name": "we", "username": "we"},
+                "tags": [],
+                "projectId": "1",
+                "state": "running" if run.exit_code is None else "finished",
+                "group": run.about.get("groupName"),
+                "jobType": run.about.get("jobType"),
+                "summaryMetrics": json.dumps(run.summary),
+                "createdAt": DAY,
+                "heartbeatAt": DAY,
+                "readOnly": False,
+            }
+        )
 
     def CreateRunFiles(self, given: Json) -> Json:
         files = [{"name": name, "uploadUrl": self.place(given["run"], name)} for name in given["files"]]
@@ -180,6 +210,55 @@ class Operations:
         artifact = self.server.artifacts[given["artifactID"]]
         artifact["committed"] = True
         return {"commitArtifact": {"artifact": {"id": given["artifactID"], "digest": artifact["digest"]}}}
+
+    def ArtifactMembershipByName(self, given: Json) -> Json:
+        """Answer with the newest version; None where there is none that is committed."""
+        name = given["name"].partition(":")[0]
+        found = [a for a in self.server.artifacts.values() if a["artifactCollectionName"] == name and a["committed"]]
+        return {"project": {"artifactCollectionMembership": self.membership(name, found[-1]) if found else None}}
+
+    def membership(self, name: str, artifact: Json) -> Json:
+        project = PROJECT | {"internalId": "1"}
+        whole = dict.fromkeys(("description", "historyStep", "commitHash", "updatedAt")) | {
+            "__typename": "Artifact",
+            "id": artifact["id"],
+            "artifactSequence": {"__typename": "ArtifactSequence", "name": name, "project": project},
+            "versionIndex": 0,
+            "artifactType": {"name": artifact["artifactTypeName"]},
+            "metadata": artifact["metadata"],
+            "ttlIsInherited": False,
+            "ttlDurationSeconds": 0,
+            "tags": [],
+            "state": "COMMITTED",
+            "size": 1,
+            "digest": artifact["digest"],
+            "fileCount": 1,
+            "createdAt": DAY,
+            "aliases": [],
+        }
+        of = {"__typename": "ArtifactSequence", "name": name, "project": project}
+        about = {"__typename": "ArtifactCollectionMembership", "id": name, "versionIndex": 0, "createdAt": DAY}
+        return about | {"aliases": [], "artifactCollection": of, "artifact": whole}
+
+    def UseArtifact(self, given: Json) -> Json:
+        self.server.used.setdefault(given["runName"], []).append(given["artifactID"])
+        return {"useArtifact": {"artifact": {"id": given["artifactID"]}}}
+
+    def ProjectInternalId(self, _: Json) -> Json:
+        return {"project": {"id": PROJECT["id"], "internalId": "1"}}
+
+    def GetProjects(self, _: Json) -> Json:
+        kind = {"__typename": "Project", "user": None}
+        project = PROJECT | kind | {"entityName": "ours", "createdAt": DAY, "isBenchmark": False}
+        edges = [{"node": project, "cursor": ""}]
+        page = {"__typename": "PageInfo", "endCursor": "", "hasNextPage": False}
+        return {"models": {"edges": edges, "pageInfo": page}}
+
+    def upsertView(self, given: Json) -> Json:
+        self.server.views.append(given)
+        about = {key: given.get(key) for key in ("type", "name", "displayName", "description", "spec")}
+        project = {"id": "project", "name": given["projectName"], "entityName": given["entityName"]}
+        return {"upsertView": {"view": about | {"id": "view", "project": project, "updatedAt": DAY}, "inserted": True}}
 
     def UpsertSweep(self, given: Json) -> Json:
         self.server.sweep = given["config"]
@@ -229,7 +308,8 @@ class Requests(BaseHTTPRequestHandler):
     def answer(self, content: bytes) -> Json:
         if self.path == "/graphql":
             asked = json.loads(content)
-            name = asked.get("operationName") or asked["query"].split("(")[0].split()[-1]
+            found = re.search(r"\b(?:query|mutation)\s+(\w+)", asked["query"])  # the public API names it there only
+            name = asked.get("operationName") or (found[1] if found else "")
             return {"data": Operations(self.server).answer(name, asked.get("variables") or {})}
         if self.path.endswith("/file_stream"):  # /files/ENTITY/PROJECT/RUN/file_stream
             self.server.runs[self.path.split("/")[-2]].stream(json.loads(content))
