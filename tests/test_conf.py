@@ -107,7 +107,9 @@ def test_each_arch_is_instantiated() -> None:
 def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
     for recipe, stage in itertools.product(EPOCHS, plan.RESULTS):
         chain = steps(f"recipe={recipe}", f"stage={stage}")
-        expected = {"train": EPOCHS[recipe][0], "prune": 0, "finetune": EPOCHS[recipe][1]}
+        dense, tuned = EPOCHS[recipe]
+        last = {"prune": {}, "finetune": {"finetune": tuned}}.get(stage, {stage: dense})
+        expected = {"train": dense, "prune": 0} | last
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
 
@@ -145,12 +147,15 @@ def test_stages_that_the_result_does_not_need_are_checked_too() -> None:
             steps(*overrides.split())
 
 
-def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is_said() -> None:
+def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is_said(tmp_path: Path) -> None:
     for stage in ("lr_rewind", "rewind", "scratch_e"):
         dense, _, last = steps(f"stage={stage}", "recipe=rethinking", "train.lr=0.3", f"{stage}.epochs=7")
         assert last.recipe == {**dense.recipe, "epochs": 7}
         assert [step.stage for step in steps(f"stage={stage}", "levels=iterative")][2] == (
             "finetune" if stage == "scratch_e" else stage
         )
+    given = tmp_path / "resnet20.pth.tar"
+    torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
+    assert [step.stage for step in steps("stage=scratch_e", f"resume={given}")] == ["prune", "scratch_e"]
     with pytest.raises(UserError, match="does not say how its network was initialised"):
-        steps("stage=rewind", f"resume={ROOT / 'README.md'}")
+        steps("stage=rewind", f"resume={given}")
