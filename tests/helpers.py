@@ -59,8 +59,9 @@ def models(runs: Path) -> dict[str, bytes]:
 
 
 def stamps(runs: Path) -> dict[Path, int]:
-    """Return when each file was last written, less the record of what was asked for."""
-    return {path: path.stat().st_mtime_ns for path in runs.rglob("*") if ".sweeps" not in path.parts}
+    """Return when each file was last written, less the record of what was asked for, and reports."""
+    paths = (path for path in runs.rglob("*") if path.relative_to(runs).parts[0] not in (".sweeps", "report"))
+    return {path: path.stat().st_mtime_ns for path in paths}
 
 
 def equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
