@@ -101,7 +101,12 @@ def test_a_node_must_be_a_group_of_settings_if_there_are_any() -> None:
 def test_the_library_names_its_own_parameters() -> None:
     cases: list[tuple[type[Settings], dict[str, Any], str, str | None]] = [
         (PruneRecipe, {"sparsity": 30}, "sparsity must be in [0, 1), got 30; did you mean 0.3?", "sparsity"),
-        (PruneRecipe, {"sparsity": 0, "scope": "x"}, "scope must be one of global, layer, got 'x'", "scope"),
+        (
+            PruneRecipe,
+            {"sparsity": 0, "scope": "x"},
+            "scope must be one of erk, global, layer, uniform_plus, got 'x'",
+            "scope",
+        ),
         (TrainRecipe, TRAIN | {"options": {"x": 1}}, "a setting of TrainRecipe must be one of ", None),
     ]
     for kind, fields, text, parameter in cases:
@@ -117,7 +122,7 @@ def test_neutral_values_are_pinned_and_left_out() -> None:
     neutral |= {"betas": (0.9, 0.999), "milestones": (0.5, 0.75), "decay": 0.1, "label_smoothing": 0.0}
     assert recipe("train").values() == TRAIN | neutral
     assert recipe("train").non_defaults() == recipe("train", **neutral).non_defaults() == TRAIN
-    neutral = {"criterion": "magnitude", "scope": "global", "layers": "conv"}
+    neutral = {"criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
     assert recipe("prune").values() == {"sparsity": 0.8} | neutral
     assert recipe("prune").non_defaults() == recipe("prune", **neutral).non_defaults() == {"percent": 0.8}
     assert DatasetSettings.read({"name": "digits"}, "dataset").non_defaults() == {"name": "digits"}

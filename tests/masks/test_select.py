@@ -110,7 +110,11 @@ def test_what_keep_top_refuses() -> None:
         ({"sparsity": 30}, "sparsity", r"sparsity must be in \[0, 1\], got 30"),
         ({"sparsity": math.nan}, "sparsity", r"sparsity must be in \[0, 1\], got nan"),
         ({"sparsity": 0.3, "previous": HALF}, "sparsity", "sparsity=0.3 is below the sparsity 0.5000 that the"),
-        ({"scope": "globl"}, "scope", r"scope must be one of global, layer, got 'globl'; did you mean global\?"),
+        (
+            {"scope": "globl"},
+            "scope",
+            r"scope must be one of erk, global, layer, uniform_plus, got 'globl'; did you mean global\?",
+        ),
         ({"scores": {"a": torch.ones(2), "b": torch.tensor([1, math.nan])}}, None, "the scores of b contain nan: "),
     ]
     usual: dict[str, Any] = {"scores": {"a": torch.ones(2), "b": torch.ones(2)}, "sparsity": 0.5}
