@@ -126,7 +126,18 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
 }
 COMPARED = ("compared with", "difference", "p (Holm)")
 PERCENT = ("top-", "change", "loss", "difference", "agreement", "right", "wrong", "calibration")  # titles begin so
-CLASSES = tuple("dataset,network,method,sparsity asked,class,n,top-1,change,change low,change high".split(","))
+CLASSES = (
+    "dataset",
+    "network",
+    "method",
+    "sparsity asked",
+    "class",
+    "n",
+    "top-1",
+    "change",
+    "change low",
+    "change high",
+)
 SHORT = ("method", "sparsity", "compression", "top-1 pruned", "n", "top-1", "top-1 low", "top-1 high", "change")
 
 

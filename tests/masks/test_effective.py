@@ -72,11 +72,7 @@ def test_what_is_on_no_path_changes_no_difference_between_images_and_an_effectiv
 @pytest.mark.parametrize("arch", archs.ARCHS)
 def test_dense_networks_are_effective_but_for_nothing_and_deep_ones_do_not_overflow(arch: str) -> None:
     model = archs.build(arch, 10)
-    mask = {
-        name: torch.ones_like(value, dtype=torch.bool)
-        for name, value in model.state_dict().items()
-        if "conv" in name and value.ndim == 4
-    }
+    mask = {name: torch.ones_like(model.get_parameter(name), dtype=torch.bool) for name in masks.prunable(model)}
     found = effective(model, mask, (3, 32, 32))
     assert found == {"effective_nonzero": sum(keep.numel() for keep in mask.values()), "empty_layers": []}
 
