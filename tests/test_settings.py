@@ -17,6 +17,7 @@ from pruning.stages.prune import PruneRecipe
 from pruning.training import TrainRecipe
 
 TRAIN: dict[str, Any] = {"epochs": 8, "batch_size": 32, "lr": 0.05}
+NAMES = ", ".join(sorted(CRITERIA))
 NEEDED: dict[str, dict[str, Any]] = {"train": TRAIN, "finetune": TRAIN, "prune": {"percent": 0.8}}
 
 
@@ -83,7 +84,8 @@ def test_an_unknown_key_is_refused_and_a_typo_guessed() -> None:
     typos += [("prune", "sparsity", "")]  # the field's name, not the key
     for stage, key, guess in typos:
         kind = STAGES[stage].recipe
-        keys = ", ".join(sorted(kind.KEYS.get(name, name) for name in recipe(stage).values()))
+        own = {kind.KEYS.get(name, name) for name in recipe(stage).values()}
+        keys = ", ".join(sorted(own | ({"batches", "temperature"} if stage == "prune" else set())))  # of criteria
         text = f"a setting of {stage} must be one of {keys}, got {key!r}" + f"; did you mean {guess}?" * bool(guess)
         assert refusal(kind, NEEDED[stage] | {key: 1}, stage) == text
 

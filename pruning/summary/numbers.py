@@ -126,18 +126,8 @@ CELL_COLUMNS: dict[str, Callable[[Cell], Value]] = {
 }
 COMPARED = ("compared with", "difference", "p (Holm)")
 PERCENT = ("top-", "change", "loss", "difference", "agreement", "right", "wrong", "calibration")  # titles begin so
-CLASSES = (
-    "dataset",
-    "network",
-    "method",
-    "sparsity asked",
-    "class",
-    "n",
-    "top-1",
-    "change",
-    "change low",
-    "change high",
-)
+CHANGES = ("top-1", "change", "change low", "change high")
+CLASSES = ("dataset", "network", "method", "sparsity asked", "class", "n", *CHANGES)
 SHORT = ("method", "sparsity", "compression", "top-1 pruned", "n", "top-1", "top-1 low", "top-1 high", "change")
 
 
