@@ -201,11 +201,8 @@ def shown(value: Value, title: str = "") -> str:
 def as_markdown(rows: Sequence[Mapping[str, Value]]) -> str:
     """Return the rows as a table of all columns."""
     titles = [*CELL_COLUMNS, *COMPARED]
-    lines = [
-        titles,
-        ["---"] * len(titles),
-        *([shown(row[title], title).replace("|", "\\|") for title in titles] for row in rows),
-    ]
+    body = [[shown(row[title], title).replace("|", "\\|") for title in titles] for row in rows]
+    lines = [titles, ["---"] * len(titles), *body]
     return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
