@@ -1,5 +1,6 @@
 """The launchers as Hydra sees them: each turns all jobs of a sweep into one graph of steps and hands it on."""
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -28,13 +29,13 @@ class GraphLauncher(Launcher):
         self.start(configs(self.context, self.config, job_overrides))
         return []  # the results are on the disk
 
+    @abstractmethod
     def settings(self) -> Any:
         """Return the node hydra.launcher, checked; UserError if anything is wrong."""
-        raise NotImplementedError  # each launcher has its own
 
+    @abstractmethod
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         """Read the settings and every cell before anything runs, then run the sweep."""
-        raise NotImplementedError  # each launcher has its own
 
     def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
         from pruning.pipeline.sweep import Sweep

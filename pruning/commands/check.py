@@ -13,7 +13,7 @@ from pruning.export.zeros import Layer, count_zeros
 from pruning.tracking import reporter
 
 
-def run(config: dict[str, Any], ways: Ways) -> None:  # noqa: ARG001
+def run(config: dict[str, Any], _ways: Ways) -> None:
     """Print the zeros of what `resume=` names; UserError, after the table, if they are not those of its mask."""
     env, resume = Env.from_config(config.get("env")), config.get("resume")
     if resume is None:

@@ -8,7 +8,7 @@ from pruning.env import Env
 from pruning.pipeline.watch import status_text
 
 
-def run(config: dict[str, Any], ways: Ways) -> None:  # noqa: ARG001
+def run(config: dict[str, Any], _ways: Ways) -> None:
     """Print what is done, running, waiting and failed."""
     runs = Env.from_config(config.get("env")).runs
     print(status_text(runs, look(runs)))

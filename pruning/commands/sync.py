@@ -9,7 +9,7 @@ from pruning.summary import sync_reports
 from pruning.tracking import reporter
 
 
-def run(config: dict[str, Any], ways: Ways) -> None:  # noqa: ARG001
+def run(config: dict[str, Any], _ways: Ways) -> None:
     """Send what is not there yet, parents first, then the reports of sweeps."""
     env, note = Env.from_config(config.get("env")), reporter().note
     sync_reports(sync(env, note), env.runs, note)

@@ -9,7 +9,6 @@ import io
 import json
 import math
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from pruning import archs
 from pruning.checkpoints import Checkpoint
 from pruning.checkpoints.checkpoint import first_line
 from pruning.checkpoints.reading import about_of
+from pruning.data import Progress
 from pruning.errors import UserError
 from pruning.files import write_whole
 
@@ -30,8 +30,6 @@ OPSET = 17
 INSIDE = "network."
 IMAGES = 16  # on which the file is compared with PyTorch
 TOLERANCE = 1e-4  # of the largest logit: float32 sums in another order
-
-Progress = Callable[[str, int, int], None]
 
 
 def wanted(name: str) -> Any:

@@ -1,12 +1,12 @@
 """`stage=export`: one network, as every file that was asked for."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 
+from pruning.data import Progress
 from pruning.errors import UserError
 from pruning.export.card import CARD, Product, card
 from pruning.export.onnx import ONNX, save_onnx, wanted
@@ -15,8 +15,6 @@ from pruning.files import write_whole
 from pruning.settings import Settings, setting
 
 FORMATS = {"sparse": SPARSE, "onnx": ONNX, "card": CARD}
-
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ entry. Equal checkpoints give equal files, for one version of zstd.
 import hashlib
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from pruning.checkpoints import Checkpoint
 from pruning.checkpoints.checkpoint import first_line
 from pruning.checkpoints.reading import SPARSE_KEY as KEY
 from pruning.checkpoints.reading import about_of, header_of
+from pruning.data import Progress
 from pruning.errors import UserError
 from pruning.export import coding
 from pruning.export.coding import CodingError
@@ -30,9 +31,6 @@ SPARSE = "model.sparse.safetensors"
 VERSION = 1
 ALONE = 1 << 14  # tensors with more values have streams of their own, others share them
 MOST_INDEX, MOST_BYTES, MOST_RATIO = 1 << 24, 1 << 30, 64  # what a file may ask for: 1 GiB, or 64 times its own size
-
-Progress = Callable[[str, int, int], None]
-"""(label, done, total)"""
 
 
 def _silent(_label: str, _done: int, _total: int) -> None:

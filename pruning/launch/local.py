@@ -40,7 +40,7 @@ class LocalSettings(Settings):
 def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None] = lambda _: None) -> None:
     """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed.
 
-    `ended` is called with the sweep when nothing of it is left to be made.
+    `ended` is called with the sweep when it is over, whether steps failed or not, but not if it was stopped.
     """
     resources = divide(sweep.env, settings.per_device, settings.workers)
     redo.announce(sweep.redo, sweep.steps, sweep.env.runs)

@@ -31,7 +31,8 @@ def fits(settings: Mapping[str, Any], where: Mapping[str, Any] | None) -> bool:
 
 def selected(entries: Sequence[Entry], where: Mapping[str, Any] | None) -> list[Entry]:
     """Return the entries that have the settings `where`; UserError if none has such a setting."""
-    whole = [(entry, filled(entry, defaults())) for entry in entries]
+    neutral = defaults()
+    whole = [(entry, filled(entry, neutral)) for entry in entries]
     for key in where or {}:
         if whole and not any(key in settings for _, settings in whole):
             raise UserError(f"report.where must name settings that results have, got {key}")
@@ -41,8 +42,9 @@ def selected(entries: Sequence[Entry], where: Mapping[str, Any] | None) -> list[
 def grouped(entries: Sequence[Entry], by: str | None) -> list[Cell]:
     """Return the cells; UserError if `by` is no setting, or other settings than that differ too."""
     axes = [f"{name}.{axis}" for name, stage in STAGES.items() if stage.prunes for axis in [*stage.recipe.axes()][:1]]
-    found = cells(entries, defaults(), [by] if by else axes)
-    if by and found and not any(by in filled(cell.first, defaults()) for cell in found):
+    neutral = defaults()
+    found = cells(entries, neutral, [by] if by else axes)
+    if by and found and not any(by in filled(cell.first, neutral) for cell in found):
         raise UserError(f"report.by must name a setting that results have, got {by}")
     for cell in found if by else ():
         names = [word.partition("=")[0] for word in cell.method.split(" ")]

@@ -30,7 +30,7 @@ def macs_left(cell: Cell) -> float:
 
 AXES: dict[str, tuple[str, Callable[[Cell], float], bool]] = {  # file: title, place of a cell, logarithmic
     "sparsity": ("sparsity (fraction of prunable weights)", lambda cell: float(cell.percent), False),
-    "compression": ("compression (parameters / nonzero parameters)", compression, True),
+    "compression": ("compression (prunable weights / kept)", compression, True),
     "multiply-adds": ("multiply-adds left (fraction)", macs_left, False),
     "bytes": ("stored bytes (kept weights as float32, and the mask)", stored, True),
     "cost": ("training cost (multiply-adds per training image, dense network included)", training_cost, False),

@@ -15,28 +15,27 @@ from pruning.summary.statistics import deviation, holm, mean, paired, paired_p, 
 Value = str | float | int | None
 
 
+def figures(cell: Cell) -> list[Mapping[str, Any]]:
+    """Return result.json of each seed."""
+    return [entry.result for entry in cell.entries]
+
+
 def average(key: str) -> Callable[[Cell], float]:
     """Return the column of the mean of a figure of result.json over the seeds."""
-    return lambda cell: mean([entry.result[key] for entry in cell.entries])  # type: ignore[literal-required]
+    return lambda cell: mean([each[key] for each in figures(cell)])
 
 
 def share(kept: str, total: str) -> Callable[[Cell], float]:
-    """Return the column of total / kept, in the mean over the seeds; 0 where nothing is left."""
-
-    def column(cell: Cell) -> float:
-        counts: list[Mapping[str, Any]] = [entry.result for entry in cell.entries]
-        return mean([each[total] / each[kept] if each[kept] else 0.0 for each in counts])
-
-    return column
+    """Return the column of total / kept, in the mean over the seeds; where nothing is left, as if one were."""
+    return lambda cell: mean([each[total] / max(each[kept], 1) for each in figures(cell)])
 
 
-compression = share("params_nonzero", "params")
+compression = share("prunable_nonzero", "prunable")
 
 
 def stored(cell: Cell) -> float:
     """Return the bytes of what is kept as float32, with one bit for each prunable weight."""
-    results = [entry.result for entry in cell.entries]
-    return mean([4 * each["params_nonzero"] + math.ceil(each["prunable"] / 8) for each in results])
+    return mean([4 * each["params_nonzero"] + math.ceil(each["prunable"] / 8) for each in figures(cell)])
 
 
 def training_cost(cell: Cell) -> float:

@@ -2,9 +2,7 @@
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import printable
-from pruning.tracking.guard import first_line
+from pruning.tracking.guard import first_line, forget_offline, keep_in
 from pruning.tracking.wandb import FINISH_TIMEOUT, INIT_TIMEOUT, mode_of
 
 DIGEST = "report_sha256"  # in the summary: tells whether W&B has this report
@@ -54,11 +52,8 @@ def write_report(report: GroupReport, settings: Mapping[str, Any], home: Path, m
     """Write the run of the report; what has changed since the former end of the sweep is a further step of it."""
     import wandb
 
-    home.mkdir(parents=True, exist_ok=True)
-    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
-        os.environ.setdefault(name, str(home))
-    for old in home.glob(f"wandb/offline-run-*-{report.id}"):
-        shutil.rmtree(old, ignore_errors=True)
+    keep_in(home)
+    forget_offline(home, report.id)
     run = wandb.init(
         id=report.id,
         name=report.title,

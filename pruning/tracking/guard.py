@@ -1,7 +1,9 @@
 """Trackers in general: one that does nothing, and the guard around one that may fail in any way."""
 
 import io
+import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
@@ -50,6 +52,19 @@ class BestEffort(Tracker):
 
     def close(self) -> None:
         self.guard(self.inner.close)
+
+
+def keep_in(home: Path) -> None:
+    """Have W&B keep its files in `home`, unless the user has said where: artifacts would fill the home directory."""
+    home.mkdir(parents=True, exist_ok=True)
+    for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):
+        os.environ.setdefault(name, str(home))
+
+
+def forget_offline(home: Path, id: str) -> None:
+    """Remove what was written offline of a W&B run: `wandb sync` would append it to what the server has."""
+    for folder in home.glob(f"wandb/offline-run-*-{id}"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from pruning.errors import UserError, printable
 from pruning.tracking.group import DIGEST, GroupReport, write_report
-from pruning.tracking.guard import first_line
+from pruning.tracking.guard import first_line, forget_offline, keep_in
 from pruning.tracking.lineage import artifact_of
 from pruning.tracking.wandb import WandbTracker
 
@@ -76,8 +75,7 @@ class Sync:
         self.settings, self.home = settings, home
         os.environ["WANDB_MODE"] = "online"  # whoever gives this command wants it, whatever the mode of runs is
         os.environ.setdefault("WANDB_SILENT", "true")
-        for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
-            os.environ.setdefault(name, str(home))
+        keep_in(home)
         import wandb
 
         try:
@@ -113,7 +111,7 @@ class Sync:
             known = self.known(left.about["id"])
             if lacking := known.lacks(left):
                 self.hand_over(left, lacking, known.there)
-            self.supersede(left.about["id"])
+            forget_offline(self.home, left.about["id"])  # the server has it
             return lacking
         except UserError:  # of the table: the model is damaged
             raise
@@ -129,7 +127,7 @@ class Sync:
                 write_report(
                     report, self.settings | {"group": self.settings.get("group") or group}, self.home, "online"
                 )
-            self.supersede(report.id)
+            forget_offline(self.home, report.id)
             return lacking
         except (Exception, SystemExit) as error:
             raise WandbError(
@@ -152,8 +150,3 @@ class Sync:
             if not (missing := self.known(left.about["id"]).lacks(left)):
                 return
         raise RuntimeError(f"{', '.join(missing)} did not arrive")
-
-    def supersede(self, id: str) -> None:
-        """Remove what was kept of a step for `wandb sync`: the server has it, and would append it again."""
-        for folder in self.home.glob(f"wandb/offline-run-*-{id}"):
-            shutil.rmtree(folder)

@@ -8,13 +8,12 @@ once and never stops a run.
 """
 
 import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruning.tracking.guard import BestEffort, Tracker, first_line, in_one_line
+from pruning.tracking.guard import BestEffort, Tracker, first_line, forget_offline, in_one_line, keep_in
 from pruning.tracking.lineage import artifact_of, use_parent
 
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
@@ -61,10 +60,8 @@ class WandbTracker(Tracker):
     def start(self) -> None:
         import wandb
 
-        self.home.mkdir(parents=True, exist_ok=True)
         if self.mode == "offline":  # an attempt that was killed while it wrote this
-            for old in self.home.glob(f"wandb/offline-run-*-{self.about['id']}"):
-                shutil.rmtree(old, ignore_errors=True)
+            forget_offline(self.home, self.about["id"])
         self.run = wandb.init(
             id=self.about["id"],
             name=self.about["name"],
@@ -187,8 +184,7 @@ def tracker(
     def make() -> Tracker:
         with in_one_line(note):
             if (mode := mode_of(settings)) != "disabled":
-                for name in ("WANDB_DATA_DIR", "WANDB_CACHE_DIR"):  # staged artifacts would fill the home directory
-                    os.environ.setdefault(name, str(home))
+                keep_in(home)
                 import wandb
 
                 wandb.setup()  # reads its files

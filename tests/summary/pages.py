@@ -50,9 +50,22 @@ def sweep(
 
     for dataset, arch in networks:
         for seed in range(seeds):
-            same = {"dataset": dataset, "arch": arch, "seed": seed, "params": 272_000, "macs": 40_000_000}
+            same = {
+                "dataset": dataset,
+                "arch": arch,
+                "seed": seed,
+                "prunable": 270_000,
+                "params": 272_000,
+                "macs": 40_000_000,
+            }
             top1, recipe = 92 + chance.gauss(0, 0.25), {"train.epochs": 160, "train.lr": 0.1}
-            full = {"params_nonzero": 272_000, "macs_nonzero": 40_000_000, "seconds": 3600.0, "test_top1": top1}
+            full = {
+                "prunable_nonzero": 270_000,
+                "params_nonzero": 272_000,
+                "macs_nonzero": 40_000_000,
+                "seconds": 3600.0,
+                "test_top1": top1,
+            }
             dense = add(
                 f"train-{dataset}-{arch}-s{seed}", None, **same, **full, stage="train", level=0, settings=recipe
             )
@@ -61,7 +74,8 @@ def sweep(
                     kept, loss = 1 - percent, (0.2 + place) * (0.05 / (1 - percent)) ** 1.3
                     after = max(10.0, top1 - 4 * loss - 30 * percent**4 + chance.gauss(0, 1.0))
                     shared = same | {"percent": percent, "sparsity": percent, "level": 1}
-                    shared |= {"params_nonzero": round(272_000 * kept), "macs_nonzero": round(4e7 * kept**0.8)}
+                    shared |= {"prunable_nonzero": round(270_000 * kept), "params_nonzero": round(272_000 * kept)}
+                    shared |= {"macs_nonzero": round(4e7 * kept**0.8)}
                     shared |= {"before": {"test_top1": after, "test_top5": 99.0, "test_loss": 0.5}}
                     tail, cut = f"{dataset}-{arch}-p{percent:g}-s{seed}", {"prune.percent": percent} | dict(own)
                     pruned = add(f"prune-{tail}", dense, **shared, stage="prune", test_top1=after, settings=cut)

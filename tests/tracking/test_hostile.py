@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.commands import Command
+from tests.commands import Command, Running
 from tests.helpers import by_stage, epochs, result, slow
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs as of_history
 from tests.tracking.read_wandb import history
+from tests.tracking.test_wandb import known
 
 Small = tuple[str, ...]
 KEY = "0" * 40
@@ -83,6 +84,13 @@ def offline(command: Command) -> list[Path]:
     return [*(command.runs / ".wandb" / "wandb").glob("offline-run-*/run-*.wandb")]
 
 
+def begun(command: Command, words: Small, server: FakeWandb) -> Running:
+    """Start a command that reports to the server, and wait for its fourth epoch."""
+    running = command.start(*words, **server.environment)
+    running.until(lambda: epochs(command.runs) >= 4)
+    return running
+
+
 def sync(command: Command, server: FakeWandb) -> None:
     given = os.environ | server.environment | {"HOME": str(command.home)}
     environ = {key: value for key, value in given.items() if value}
@@ -97,8 +105,7 @@ def test_epochs_that_went_online_are_not_written_again_when_the_server_has_gone(
 ) -> None:
     """What is synced afterwards is appended by the server, so it must not hold them."""
     words = (*small, "stage=train", "train.epochs=12")
-    running = command.start(*words, **wandb_server.environment)
-    running.until(lambda: epochs(command.runs) >= 4)
+    running = begun(command, words, wandb_server)
     running.kill(signal.SIGTERM)  # sends its rows first
     running.wait()
     (seen,) = wandb_server.runs.values()
@@ -120,8 +127,7 @@ def test_a_server_that_dies_in_the_midst_costs_epochs_at_most(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
     """What was handed to the client is not sent again; the result is, and what comes later is kept whole."""
-    running = command.start(*small, "stage=prune", "train.epochs=40", **wandb_server.environment)
-    running.until(lambda: epochs(command.runs) >= 4)
+    running = begun(command, (*small, "stage=prune", "train.epochs=40"), wandb_server)
     wandb_server.kill()
     done = running.wait()
     assert done.returncode == 0
@@ -134,8 +140,7 @@ def test_a_server_that_dies_in_the_midst_costs_epochs_at_most(
         seen = wandb_server.runs[found["id"]]
         there = [row["epoch"] for row in of_history(seen.history)]
         assert there == list(range(1, len(there) + 1))
-        known = {key: value for key, value in found.items() if value is not None}
-        assert {key: seen.summary.get(key) for key in known} == known
+        assert {key: seen.summary.get(key) for key in known(run)} == known(run)
         assert wandb_server.artifact(f"model-{found['id']}")
 
 
@@ -143,8 +148,7 @@ def test_the_next_attempt_sends_what_a_server_that_died_has_not(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
     words = (*small, "stage=train", "train.epochs=12")
-    running = command.start(*words, **wandb_server.environment)
-    running.until(lambda: epochs(command.runs) >= 4)
+    running = begun(command, words, wandb_server)
     wandb_server.kill()
     running.kill(signal.SIGKILL)
     running.wait()
