@@ -3,7 +3,7 @@
 python sweeps/wandb/dashboard.py --entity US --project pruning --group ratios-s1234abcd
 python sweeps/wandb/dashboard.py --dry-run          # prints what would be saved, as JSON; asks no server
 
-It needs wandb-workspaces: pip install 'pruning[dashboard]'.
+It needs wandb-workspaces: pip install wandb-workspaces.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 CRITERION, PERCENT = "criterion", "percent"  # of a run's config; W&B reads a dot in a name as a level
-MISSING = "sweeps/wandb/dashboard.py needs wandb-workspaces ({}): pip install 'pruning[dashboard]'"
+MISSING = "sweeps/wandb/dashboard.py needs wandb-workspaces ({}): pip install wandb-workspaces"
 
 
 def runs(group: str | None, place: dict[str, str], name: str, stage: str, *by: str) -> list[Any]:
