@@ -73,4 +73,4 @@ def test_without_the_package_one_line_says_what_to_install(tmp_path: Path) -> No
     (tmp_path / "wandb_workspaces.py").write_text("raise ImportError('no such package')")
     done = dashboard("--dry-run", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
-    assert done.stderr.endswith("pip install 'pruning[dashboard]'\n")
+    assert done.stderr.endswith("pip install wandb-workspaces\n")
