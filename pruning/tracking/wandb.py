@@ -161,11 +161,11 @@ class WandbTracker(Tracker):
 
 def mode_of(settings: dict[str, Any]) -> str:
     """Return online, offline or disabled: `env.wandb.mode`, else WANDB_MODE, else online where a key is set up."""
+    os.environ.setdefault("WANDB_SILENT", "true")  # what `init` is told to be comes too late for what it says first
     mode = settings.get("mode") or os.environ.get("WANDB_MODE")
     if mode:
         return ALIASES.get(str(mode), str(mode))
     os.environ.pop("WANDB_MODE", None)  # empty, which W&B takes for a mode that it does not know
-    os.environ.setdefault("WANDB_SILENT", "true")
     import wandb
 
     # verifying would ask the server, and raise where there is no network; `init` finds out and falls back

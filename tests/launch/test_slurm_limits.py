@@ -26,6 +26,7 @@ from tests.launch.on_slurm import (
     shell,
     start_all,
 )
+from tests.launch.processes import until
 
 pytestmark = pytest.mark.slurm
 
@@ -75,7 +76,8 @@ def test_a_launch_that_waits_outlasts_the_controller(submitters: Callable[[str],
         return bool(caught)
 
     launch.until(frozen)
-    kill_controller()
+    until(lambda: "State:\tT" in Path(f"/proc/{caught[0]}/status").read_text())
+    kill_controller(signal.SIGTERM)  # one that is killed before it has saved its state ends the job when it is back
     try:
         launch.until(lambda: "SLURM does not answer; it is asked again until it does" in launch.printed())
     finally:
