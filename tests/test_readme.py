@@ -1,4 +1,4 @@
-"""The commands of the README run as they stand there: they are planned, which composes and checks them."""
+"""The commands of README and docs/ run as they stand there: they are planned, which composes and checks them."""
 
 import re
 import shlex
@@ -15,8 +15,16 @@ from tests.commands import ROOT, Command
 from tests.docs import run
 
 README = (ROOT / "README.md").read_text()
-JOINED = README.replace("\\\n", " ")
-COMMANDS = sorted({line.partition("  #")[0].strip() for line in re.findall(r"^python main\.py .*$", JOINED, re.M)})
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def commands(page: Path) -> set[str]:
+    """Return the commands of a page, without the comment behind them."""
+    joined = page.read_text().replace("\\\n", " ")
+    return {line.partition("  #")[0].strip() for line in re.findall(r"^python main\.py .*$", joined, re.M)}
+
+
+COMMANDS = sorted(set().union(*map(commands, PAGES)))
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -57,7 +65,7 @@ def test_the_example_of_a_criterion_works(tiny: Data) -> None:
 
 
 def test_there_are_commands_and_every_option_is_named() -> None:
-    assert len(COMMANDS) >= 9
+    assert len(commands(PAGES[0])) >= 9
     for group in ("dataset", "arch", "recipe", "stage", "levels"):
         for path in (ROOT / "conf" / group).glob("*.yaml"):
             assert f"`{path.stem}`" in README, path
