@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,11 @@ CI = bool(os.environ.get("CI"))
 
 slow = pytest.mark.slow
 """For the tier that CI=true adds: whole sweeps, every kill moment, SLURM."""
+
+
+def quick(*some: str, of: Iterable[str]) -> list[Any]:
+    """Return the cases of a table for `parametrize`: all but `some` are of the slow tier."""
+    return [case if case in some else pytest.param(case, marks=slow) for case in of]
 
 
 def by_stage(runs: Path) -> dict[str, Run]:

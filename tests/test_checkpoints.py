@@ -22,7 +22,7 @@ from pruning import archs, checkpoints, masks
 from pruning.checkpoints import Checkpoint, load_as
 from pruning.errors import UserError
 from tests.commands import ROOT
-from tests.helpers import slow
+from tests.helpers import quick
 
 NORMALISATION = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
 
@@ -136,9 +136,7 @@ def original(model: nn.Module, path: Path, prefix: str = "", best: Any = 93.42, 
 QUICK = {"resnet20": (10, "module."), "vgg16": (100, "module."), "wrn_16_8": (10, ""), "preresnet164": (100, "")}
 
 
-@pytest.mark.parametrize(
-    "arch", [name if name in QUICK else pytest.param(name, marks=slow) for name in sorted(archs.ARCHS)]
-)
+@pytest.mark.parametrize("arch", quick(*QUICK, of=sorted(archs.ARCHS)))
 def test_originals_of_every_architecture_load(tmp_path: Path, arch: str) -> None:
     num_classes, prefix = QUICK.get(arch, (100, "module."))
     model = network(arch, num_classes)

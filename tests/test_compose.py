@@ -21,7 +21,7 @@ from hydra_plugins.pruning_hydra.launchers import PlanLauncher
 from hydra_plugins.pruning_hydra.messages import explain
 from pruning.pipeline.sweep import Sweep
 from tests.commands import ROOT, Command
-from tests.helpers import CI, stamps
+from tests.helpers import CI, slow, stamps
 from tests.pipeline.made import place
 
 Jobs = list[list[str]]
@@ -204,6 +204,7 @@ def counted(action: Callable[[], Any]) -> Counter[str]:
     return counts
 
 
+@slow
 def test_the_work_of_planning_grows_with_the_cells_and_writes_nothing(
     hydra: Hydra, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,7 +15,7 @@ from pruning.masks import CRITERIA
 from pruning.pipeline import plan
 from pruning.runs import Run, Step, every
 from tests.commands import Command
-from tests.helpers import by_stage, models, result
+from tests.helpers import by_stage, models, result, slow
 from tests.pipeline.made import composed
 
 IMPORTS = "env.imports=[tests.extension.toy]"
@@ -64,6 +64,7 @@ def toy_run(command: Command, small: tuple[str, ...]) -> Path:
     return command.runs
 
 
+@slow
 def test_a_stage_with_two_inputs_after_three_levels_on_every_local_way(
     toy_run: Path, command: Command, small: tuple[str, ...], tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def planned(command: Command, folder: Path, *overrides: str) -> dict[str, str]:
     return {row[0]: row[1] for row in rows if row and row[0] in ("train", "prune", "finetune")}
 
 
+@slow
 def test_ids_hold_the_source_of_what_is_not_ours(command: Command, tmp_path: Path) -> None:
     file = tmp_path / "mine.py"
     file.write_text(MINE.replace("POWER", "2"))

@@ -16,7 +16,7 @@ from pruning.execution.stop import SIGNALS, StopRequest
 from pruning.pipeline import plan
 from pruning.runs import Result, Run, every
 from tests.commands import Command, Server
-from tests.helpers import by_stage, epochs, lasting, result, rows, slow, stamps
+from tests.helpers import by_stage, epochs, lasting, quick, result, rows, slow, stamps
 from tests.pipeline.made import composed
 
 Small = tuple[str, ...]
@@ -66,10 +66,9 @@ MOMENTS = {
     "as finetune starts": ("finetune-*/config.json", 0),
     "before the result": ("finetune-*/model.safetensors", 0),
 }
-QUICK = ("in the first epoch", "before the result")
 
 
-@pytest.mark.parametrize("moment", [pytest.param(name, marks=() if name in QUICK else slow) for name in MOMENTS])
+@pytest.mark.parametrize("moment", quick("in the first epoch", "before the result", of=MOMENTS))
 def test_a_killed_run_continues_to_the_same_bytes(
     command: Command, small: Small, undisturbed: Path, moment: str
 ) -> None:

@@ -22,7 +22,7 @@ from pruning.pipeline import plan
 from pruning.runs import Run, Step, every
 from pruning.training import measure
 from tests.commands import Command
-from tests.helpers import by_stage, result
+from tests.helpers import by_stage, quick, result
 from tests.pipeline.made import composed
 
 Small = tuple[str, ...]
@@ -59,7 +59,7 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", BROKEN)
+@pytest.mark.parametrize("how", quick("truncated", of=BROKEN))
 def test_a_parent_that_is_not_what_it_made_is_said_so_with_what_to_delete(
     command: Command, small: Small, runs: dict[str, Run], how: str
 ) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import ROOT, Command, Running, Server
-from tests.helpers import by_stage, epochs, lasting, rows, slow
+from tests.helpers import by_stage, epochs, lasting, quick, rows, slow
 from tests.namespaces import privileged
 
 Small = tuple[str, ...]
@@ -135,7 +135,7 @@ def alike(command: Command, undisturbed: Path) -> None:
     assert files == {*MADE}
 
 
-@pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])
+@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
 def test_who_was_stopped_and_overtaken_takes_what_was_finished_meanwhile(
     command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
 ) -> None:
@@ -170,7 +170,8 @@ def test_who_was_overtaken_waits_for_who_is_not_done(
         alike(command, undisturbed)
 
 
-@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
+@slow
+@pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])
 def test_who_was_overtaken_takes_what_a_third_made_after_the_second_was_killed(
     command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
 ) -> None:
@@ -186,6 +187,7 @@ def test_who_was_overtaken_takes_what_a_third_made_after_the_second_was_killed(
         takes(first, command, undisturbed)
 
 
+@slow
 def test_who_was_overtaken_goes_on_itself_when_the_other_is_gone(
     command: Command, training: Small, undisturbed: Path
 ) -> None:
@@ -215,7 +217,7 @@ MOMENTS = {  # where the claim was checked, and what was to be written, or only 
 }
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
+@pytest.mark.parametrize("moment", quick("the result", of=MOMENTS))
 def test_what_comes_late_changes_nothing(command: Command, training: Small, undisturbed: Path, moment: str) -> None:
     with elsewhere(command, training, UTS, *MOMENTS[moment]) as first:
         first.until(lambda: stopped(first))

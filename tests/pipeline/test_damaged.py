@@ -183,6 +183,7 @@ def test_a_launch_makes_the_other_cells(command: Command, small: tuple[str, ...]
     assert models(command.runs) == whole
 
 
+@slow
 def test_a_single_run_says_what_to_delete(command: Command, small: tuple[str, ...]) -> None:
     words = (*small, "train.epochs=1", "stage=train")
     assert command(*words).returncode == 0

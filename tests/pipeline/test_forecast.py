@@ -21,6 +21,7 @@ def made(runs: Path, one: Step, seconds: float) -> None:
     run.write_config(one, {})
 
 
+@slow
 def test_totals_are_the_same_from_a_sweep_and_from_the_command_line(command: Command) -> None:
     totals = forecast.totals(grid(command.runs))
     assert totals == [

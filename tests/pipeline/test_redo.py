@@ -10,7 +10,7 @@ from pruning.errors import UserError
 from pruning.pipeline import redo
 from pruning.runs import Run, every
 from tests.commands import Command
-from tests.helpers import by_stage, lasting, models, result
+from tests.helpers import by_stage, lasting, models, result, slow
 from tests.runs.steps import DENSE, PRUNED, STEPS, TUNED, place, step, taken
 
 Small = tuple[str, ...]
@@ -70,7 +70,7 @@ def test_moving_twice_in_one_second_loses_nothing(runs: Path) -> None:
     assert all(path.is_dir() for path in (*first, *second))
 
 
-@pytest.mark.parametrize("way", [(), ("seed=0,1", "-m")])
+@pytest.mark.parametrize("way", [(), pytest.param(("seed=0,1", "-m"), marks=slow)])
 def test_the_command_makes_them_anew(command: Command, small: Small, chain: Path, way: tuple[str, ...]) -> None:
     shutil.copytree(chain, command.runs)
     before = {run.path.name: run.model.stat().st_ino for run in every(command.runs)}
@@ -87,6 +87,7 @@ def test_the_command_makes_them_anew(command: Command, small: Small, chain: Path
     assert f"moved to {aside}, to be made anew" in done.stdout
 
 
+@slow
 def test_ancestors_are_not_made_again_when_what_is_wanted_is_there(command: Command, small: Small, chain: Path) -> None:
     shutil.copytree(chain, command.runs)
     shutil.rmtree(by_stage(command.runs)["train"].path)
@@ -103,6 +104,7 @@ def test_ancestors_are_not_made_again_when_what_is_wanted_is_there(command: Comm
     assert {run.path.name.partition("-")[0] for run in every(command.runs)} == {"prune", "finetune"}
 
 
+@slow
 def test_every_attempt_is_recorded(command: Command, small: Small) -> None:
     running = command.start(*small)
     running.until(lambda: [*command.runs.glob("train-*/resume.pt")])
@@ -121,6 +123,7 @@ def test_every_attempt_is_recorded(command: Command, small: Small) -> None:
     assert attempts["train"][0]["when"] < attempts["train"][1]["when"]
 
 
+@slow
 def test_a_killed_redo_goes_on(command: Command, small: Small, chain: Path) -> None:
     shutil.copytree(chain, command.runs)
     shutil.rmtree(by_stage(command.runs)["finetune"].path)  # as if the move had been stopped after the first

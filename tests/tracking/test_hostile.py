@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.commands import Command, Running
-from tests.helpers import by_stage, epochs, result, slow
+from tests.helpers import by_stage, epochs, quick, result, slow
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs as of_history
 from tests.tracking.read_wandb import history
@@ -42,10 +42,9 @@ HOSTILE: dict[str, dict[str, str]] = {
 }
 TEXT = b"[[[\nno settings\n= 5\nmachine\n"
 NO_TEXT = b"\x00\xff" + TEXT
-QUICK = ("short key", "unknown mode", "agent alone", "settings file")
 
 
-@pytest.mark.parametrize("case", [case if case in QUICK else pytest.param(case, marks=slow) for case in HOSTILE])
+@pytest.mark.parametrize("case", quick("unknown mode", "settings file", of=HOSTILE))
 def test_whatever_is_set_the_run_is_made_and_one_line_says_what_failed(
     command: Command, small: Small, tmp_path: Path, case: str
 ) -> None:
@@ -100,6 +99,7 @@ def sync(command: Command, server: FakeWandb) -> None:
         assert synced.returncode == 0, synced.stdout + synced.stderr
 
 
+@slow
 def test_epochs_that_went_online_are_not_written_again_when_the_server_has_gone(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
@@ -144,6 +144,7 @@ def test_a_server_that_dies_in_the_midst_costs_epochs_at_most(
         assert wandb_server.artifact(f"model-{found['id']}")
 
 
+@slow
 def test_the_next_attempt_sends_what_a_server_that_died_has_not(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:

@@ -84,6 +84,7 @@ def test_what_the_server_lacks_is_sent_once_whatever_the_mode_was(
     ]
 
 
+@slow
 def test_what_is_damaged_is_named_and_left_out(command: Command, small: Small, wandb_server: FakeWandb) -> None:
     command(*small, "stage=prune")
     runs = by_stage(command.runs)
@@ -97,6 +98,7 @@ def test_what_is_damaged_is_named_and_left_out(command: Command, small: Small, w
     assert set(wandb_server.runs) == {result(runs["train"])["id"]}
 
 
+@slow
 def test_without_a_key_or_a_server_one_line_says_so(command: Command, wandb_server: FakeWandb, tmp_path: Path) -> None:
     key = {"WANDB_MODE": "", "HOME": str(tmp_path)}
     wandb_server.refuses = True
@@ -111,6 +113,7 @@ def test_without_a_key_or_a_server_one_line_says_so(command: Command, wandb_serv
         assert (done.returncode, done.stdout) == (1, "")
 
 
+@slow
 def test_a_parent_that_is_not_there_is_not_missed(command: Command, small: Small, wandb_server: FakeWandb) -> None:
     command(*small, "stage=train")
     for stage, parent in (("prune", None), ("finetune", "prune")):

@@ -14,7 +14,7 @@ import pytest
 from pruning.errors import printable
 from pruning.tracking.terminal import stream
 from tests.commands import ROOT, Command
-from tests.helpers import LONG, epochs, lasting, slow
+from tests.helpers import LONG, epochs, lasting, quick, slow
 
 Small = tuple[str, ...]
 SHORT = ("train.epochs=1", "finetune.epochs=1")
@@ -48,7 +48,7 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize("end", [end if end == "broken" else pytest.param(end, marks=slow) for end in ENDS])
+@pytest.mark.parametrize("end", quick("broken", of=ENDS))
 def test_a_terminal_that_cannot_be_written_stops_nothing(
     wanted: dict[str, Any], small: Small, tmp_path: Path, end: str
 ) -> None:
