@@ -36,6 +36,7 @@ def test_command(line: str, command: Command, folder: Path, tmp_path: Path) -> N
     words = [word for word in words if not word.startswith("hydra/launcher")]
     words = [f"dataset.root={folder}" if word.startswith("dataset.root=") else word for word in words]
     words = [f"resume={checkpoint}" if word.startswith("resume=") else word for word in words]
+    words = [f"report.out={tmp_path}/report" if word.startswith("report.out=") else word for word in words]
     planned = command(*words, "hydra/launcher=plan")
     assert (planned.returncode, planned.stderr) == (0, "")
     looks = {

@@ -9,11 +9,16 @@ from omegaconf import OmegaConf
 
 from tests.commands import ROOT, Command
 
+SIZES = {
+    "paper_table": (48, "24 train, 24 prune, 48 finetune"),
+    "controls": (150, "5 train, 125 prune, 125 lr_rewind, 25 scratch_e"),
+    "criteria": (200, "5 train, 200 prune, 200 finetune"),
+}
 FILES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
 def test_the_named_sweeps_are_there() -> None:
-    assert {"ratios", "paper_table", "smoke"} <= set(FILES)
+    assert {"ratios", "paper_table", "controls", "criteria", "smoke"} <= set(FILES)
     assert (ROOT / "conf" / "sweep").resolve() == ROOT / "sweeps"
 
 
@@ -30,11 +35,12 @@ def test_it_plans(name: str, command: Command) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert re.search(r"^cells: \d+$", done.stdout, re.M)
     assert not command.runs.exists()
-    if name == "paper_table":  # the published cells, at the cost that its header says
-        assert "cells: 48" in done.stdout
-        assert "(24 train, 24 prune, 48 finetune)" in done.stdout
+    if name in SIZES:  # the cells that it claims, at the cost that its header says
+        cells, steps = SIZES[name]
+        assert f"cells: {cells}\n" in done.stdout
+        assert f"({steps})" in done.stdout
         epochs, _, alone = re.findall(r"\d+", done.stdout.partition("epochs: ")[2])[:3]
-        header = (ROOT / "sweeps" / f"{name}.yaml").read_text().replace(",", "")
+        header = " ".join((ROOT / "sweeps" / f"{name}.yaml").read_text().replace(",", "").replace("\n#", " ").split())
         assert f"{epochs} epochs" in header
         assert f"against {alone}" in header
 
