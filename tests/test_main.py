@@ -10,6 +10,7 @@ import pytest
 
 from pruning.execution import execute
 from tests.commands import ROOT, Command
+from tests.helpers import slow
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_the_traceback_is_for_those_who_ask(command: Command) -> None:
     assert "UserError: prune.percent must be in [0, 1), got 30" in ended.stderr
 
 
+@slow
 def test_without_a_network_the_line_says_where_to_put_the_archive(refused: Callable[..., str], tmp_path: Path) -> None:
     proxy = {name: "http://127.0.0.1:9" for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY")}
     line = refused("dataset=cifar10", "recipe=quick", no_proxy="", NO_PROXY="", **proxy)
@@ -80,6 +82,7 @@ def test_without_a_network_the_line_says_where_to_put_the_archive(refused: Calla
     assert str(tmp_path / "data" / "cifar-10-python.tar.gz") in line
 
 
+@slow
 def test_a_place_that_cannot_be_written_is_refused(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for place in (tmp_path / "file", tmp_path / "file" / "below"):

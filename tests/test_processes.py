@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from pruning import processes
+from tests.helpers import slow
 from tests.namespaces import NOBODY, inside, privileged
 
 HERE = processes.identity()
@@ -38,6 +39,7 @@ def test_a_process_that_has_ended_lives_no_more(sleeper: int) -> None:
     assert processes.started(sleeper) is None  # a zombie, which nobody has waited for
 
 
+@slow
 @privileged
 def test_a_process_of_another_user_that_hidepid_hides_is_not_a_dead_one(sleeper: int) -> None:
     # a mount of its own: remounting /proc would hide the processes of the whole machine
@@ -47,6 +49,7 @@ def test_a_process_of_another_user_that_hidepid_hides_is_not_a_dead_one(sleeper:
         assert inside(hidden, LOOK.format(2**22 + 1), user=user).split()[0] == "None"
 
 
+@slow
 @privileged
 def test_the_proc_of_another_container_says_nothing() -> None:
     namespace = ("--pid", "--fork")

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.commands import ROOT, Command
+from tests.helpers import quick
 
 SIZES = {
     "paper_table": (48, "24 train, 24 prune, 48 finetune"),
@@ -29,7 +30,7 @@ def test_the_header_says_claim_command_and_cost(path: Path) -> None:
         assert any(line.startswith(f"# {word}") for line in said), word
 
 
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("name", quick("smoke", of=FILES))
 def test_it_plans(name: str, command: Command) -> None:
     done = command(f"+sweep={name}", "hydra/launcher=plan")
     assert (done.returncode, done.stderr) == (0, "")

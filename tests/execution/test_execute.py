@@ -68,7 +68,7 @@ MOMENTS = {
 }
 
 
-@pytest.mark.parametrize("moment", quick("in the first epoch", "before the result", of=MOMENTS))
+@pytest.mark.parametrize("moment", quick("in the first epoch", of=MOMENTS))
 def test_a_killed_run_continues_to_the_same_bytes(
     command: Command, small: Small, undisturbed: Path, moment: str
 ) -> None:
@@ -124,6 +124,7 @@ def test_the_second_time_nothing_is_made(command: Command, small: Small, undistu
     assert [line.split()[0] for line in table.splitlines()[2:5]] == ["train", "prune", "finetune"]
 
 
+@slow
 def test_a_changed_choice_makes_only_what_it_changes(command: Command, small: Small, made: set[Run]) -> None:
     for percent, stages in ((0.8, ["finetune"]), (0.3, ["finetune", "prune"])):
         before = set(every(command.runs))
@@ -132,6 +133,7 @@ def test_a_changed_choice_makes_only_what_it_changes(command: Command, small: Sm
     assert made < {*every(command.runs)}
 
 
+@slow
 def test_two_processes_make_each_step_once(command: Command, small: Small, undisturbed: Path) -> None:
     both = [command.start(*small) for _ in range(2)]
     ends = [running.wait() for running in both]
@@ -211,6 +213,7 @@ def test_a_failure_is_kept_with_its_traceback(command: Command, small: Small, ma
     assert (run.result(), [*run.path.glob("*.pt")]) == (None, [])
 
 
+@slow
 def test_a_mended_failure_leaves_no_trace(command: Command, small: Small, undisturbed: Path) -> None:
     kill(command, small, "train-*/resume.pt")
     run = by_stage(command.runs)["train"]

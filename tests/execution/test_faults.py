@@ -26,12 +26,16 @@ from pruning.execution.execute import run_step
 from pruning.execution.stop import StopRequest
 from pruning.pipeline import plan
 from pruning.runs import Run, Step, claims
-from tests.helpers import CI, LONG, lasting
+from tests.helpers import CI, LONG, lasting, slow
 from tests.pipeline.made import composed
 
 Small = tuple[str, ...]
 CALLS = ("open", "write", "fsync", "rename", "replace", "link", "unlink", "mkdir", "utime", "listdir", "scandir")
 NUMBERS = (errno.ENOSPC, errno.EIO, errno.EROFS)
+HOWS = [
+    pytest.param("stop", id="stopped"),
+    *(pytest.param(n, id=errno.errorcode[n], marks=() if n == errno.ENOSPC else slow) for n in NUMBERS),
+]
 STRIDE = 3 if CI else 9  # each third moment, another third for each way; all of them take ten minutes a way
 
 
@@ -115,7 +119,7 @@ def disturbed(step: Step, env: Env, at: int, how: int | str) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("how", ["stop", *NUMBERS], ids=["stopped", *(errno.errorcode[number] for number in NUMBERS)])
+@pytest.mark.parametrize("how", HOWS)
 def test_a_disk_that_fails_anywhere_leaves_a_finished_step_or_one_that_continues(
     planned: tuple[Step, Path, dict[str, Any]], tmp_path: Path, how: int | str
 ) -> None:

@@ -22,7 +22,7 @@ from pruning.pipeline import plan
 from pruning.runs import Run, Step, every
 from pruning.training import measure
 from tests.commands import Command
-from tests.helpers import by_stage, quick, result
+from tests.helpers import by_stage, result, slow
 from tests.pipeline.made import composed
 
 Small = tuple[str, ...]
@@ -59,7 +59,8 @@ BROKEN: dict[str, tuple[Callable[[Path], Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("how", quick("truncated", of=BROKEN))
+@slow
+@pytest.mark.parametrize("how", BROKEN)
 def test_a_parent_that_is_not_what_it_made_is_said_so_with_what_to_delete(
     command: Command, small: Small, runs: dict[str, Run], how: str
 ) -> None:
@@ -166,6 +167,7 @@ def test_a_result_that_is_not_finite_cannot_be_written(tmp_path: Path) -> None:
     assert [*tmp_path.iterdir()] == []
 
 
+@slow
 def test_masks_of_every_kind_go_through_a_chain(command: Command, small: Small, tmp_path: Path) -> None:
     """What a file's mask says is kept: a pruned linear layer stays pruned when convolutions are pruned."""
     network = archs.build("resnet20", 3)

@@ -135,7 +135,8 @@ def alike(command: Command, undisturbed: Path) -> None:
     assert files == {*MADE}
 
 
-@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
+@slow
+@pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])
 def test_who_was_stopped_and_overtaken_takes_what_was_finished_meanwhile(
     command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
 ) -> None:
@@ -147,7 +148,8 @@ def test_who_was_stopped_and_overtaken_takes_what_was_finished_meanwhile(
         takes(first, command, undisturbed)
 
 
-@pytest.mark.parametrize("flags", [UTS, pytest.param(PID, marks=slow)], ids=["uts", "pid"])
+@slow
+@pytest.mark.parametrize("flags", [UTS, PID], ids=["uts", "pid"])
 def test_who_was_overtaken_waits_for_who_is_not_done(
     command: Command, training: Small, undisturbed: Path, flags: tuple[str, ...]
 ) -> None:

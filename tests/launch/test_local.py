@@ -28,9 +28,7 @@ from tests.runs.steps import taken
 GRID = ("prune.percent=0.3,0.6", "seed=0,1", "train.epochs=20", "finetune.epochs=3", "hydra.launcher.workers=2")
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc and PR_SET_PDEATHSIG")
-stops = pytest.mark.parametrize(
-    ("number", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGKILL, -9, marks=slow)], ids=["INT", "KILL"]
-)
+stops = pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)], ids=["INT", "KILL"])
 
 
 @pytest.fixture(scope="module")
@@ -152,7 +150,8 @@ def test_a_failure_costs_only_what_starts_from_it_and_the_same_command_makes_tha
     assert before.items() <= stamps(command.runs).items()
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=slow)], ids=["KILL", "TERM"])
+@slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["KILL", "TERM"])
 def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
     begun: Callable[..., Command], grid: tuple[str, ...], undisturbed: Path, number: signal.Signals
 ) -> None:
@@ -179,6 +178,7 @@ def test_a_killed_worker_costs_its_step_and_what_starts_from_it(
 # stopping
 
 
+@slow
 @linux
 @stops
 def test_what_was_stopped_continues_to_the_same_bytes(

@@ -70,7 +70,8 @@ def test_moving_twice_in_one_second_loses_nothing(runs: Path) -> None:
     assert all(path.is_dir() for path in (*first, *second))
 
 
-@pytest.mark.parametrize("way", [(), pytest.param(("seed=0,1", "-m"), marks=slow)])
+@slow
+@pytest.mark.parametrize("way", [(), ("seed=0,1", "-m")])
 def test_the_command_makes_them_anew(command: Command, small: Small, chain: Path, way: tuple[str, ...]) -> None:
     shutil.copytree(chain, command.runs)
     before = {run.path.name: run.model.stat().st_ino for run in every(command.runs)}

@@ -19,7 +19,7 @@ from pruning.files import CannotWriteError
 from pruning.runs import claims
 from pruning.runs.claims import PATIENCE
 from tests.commands import ROOT
-from tests.helpers import LONG
+from tests.helpers import LONG, slow
 from tests.namespaces import NOBODY, inside, privileged
 from tests.runs.steps import taken
 
@@ -90,6 +90,7 @@ def elsewhere(folder: Path, age: float, **changes: object) -> Path:
     return path
 
 
+@slow
 def test_one_of_all_that_race_wins_and_one_follows_each_winner(tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "step"
     with racers(folder, 6) as running:
@@ -398,6 +399,7 @@ def taken_later(folder: Path) -> bool:
 # other users
 
 
+@slow
 @privileged
 def test_what_another_user_holds_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where /proc hides the process, and where the claim cannot be read."""

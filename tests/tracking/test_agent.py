@@ -73,6 +73,7 @@ def is_cell(server: FakeWandb, name: str, step: Run) -> None:
     assert {server.runs[id].about["groupName"] for id in steps} == {SWEEP}
 
 
+@slow
 def test_under_an_agent_its_run_has_the_result_of_the_cell(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:

@@ -41,6 +41,7 @@ def is_whole(server: FakeWandb, run: Run) -> None:
     assert (server.used.get(found["id"]), seen.exit_code) == (parent, 0)
 
 
+@slow
 def test_what_the_server_lacks_is_sent_once_whatever_the_mode_was(
     command: Command, small: Small, wandb_server: FakeWandb, tmp_path: Path
 ) -> None:

@@ -13,7 +13,7 @@ from pruning.tracking import Tracker, tracker
 from pruning.tracking.guard import BestEffort
 from pruning.tracking.wandb import mode_of
 from tests.commands import ROOT, Command, Running
-from tests.helpers import by_stage, result
+from tests.helpers import by_stage, result, slow
 from tests.helpers import epochs as saved
 from tests.tracking.fake_wandb import FakeWandb
 from tests.tracking.read_wandb import epochs, history, summary
@@ -83,6 +83,7 @@ def test_online_a_step_is_a_run_under_its_own_id_with_no_epoch_missing_or_double
     assert (epoch["1"], rest["2"], rest["5"]) == ("epoch", "*", 1)  # everything else is drawn over the first metric
 
 
+@slow
 def test_a_server_that_refuses_is_asked_once_and_stops_nothing(
     command: Command, small: Small, wandb_server: FakeWandb
 ) -> None:
