@@ -29,7 +29,7 @@ OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", 
 GROUPS = {
     "arch": [*archs.ARCHS],
     "dataset": [*DATASETS],
-    "fit": ["neutral", "as_train"],
+    "fit": ["neutral", "as_train", "as_finetune"],
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
@@ -108,7 +108,7 @@ def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
     for recipe, stage in itertools.product(EPOCHS, plan.RESULTS):
         chain = steps(f"recipe={recipe}", f"stage={stage}")
         dense, tuned = EPOCHS[recipe]
-        last = {"prune": {}, "finetune": {"finetune": tuned}}.get(stage, {stage: dense})
+        last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: dense})
         expected = {"train": dense, "prune": 0} | last
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
@@ -159,3 +159,34 @@ def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is
     assert [step.stage for step in steps("stage=scratch_e", f"resume={given}")] == ["prune", "scratch_e"]
     with pytest.raises(UserError, match="does not say how its network was initialised"):
         steps("stage=rewind", f"resume={given}")
+
+
+def test_a_distillation_is_finetuned_as_the_levels_are_and_taught_by_all_that_came_before(tmp_path: Path) -> None:
+    iterative = ("stage=distill", "levels.at=[0.2,0.5]", "prune.percent=0.8", "finetune.lr=0.3")
+    chain = steps(*iterative)
+    plain = steps("stage=finetune", *iterative[1:])
+    assert [step.id for step in chain[:-1]] == [step.id for step in plain[:-1]]  # all but the last are shared
+    assert chain[-1].recipe == {**plain[-1].recipe, "temperature": 4.0, "weight": 0.9}
+    assert (chain[-1].parent, chain[-1].sparsity) == (chain[-2].id, 0.8)
+    teachers = {"dense": chain[0].id, "level 1": chain[2].id, "level 2": chain[4].id}
+    assert chain[-1].inputs == teachers
+    assert steps(*iterative, "distill.teachers=dense")[-1].inputs == {"dense": chain[0].id}
+    assert list(steps(*iterative, "distill.teachers=levels")[-1].inputs) == ["level 1", "level 2"]
+    assert list(steps("stage=distill")[-1].inputs) == ["dense"]
+    none = steps(*iterative, "distill.weight=0")[-1]
+    assert (none.inputs, none.recipe) == ({}, plain[-1].recipe)
+    assert none.id == steps(*iterative, "distill.weight=0", "distill.temperature=9", "distill.teachers=dense")[-1].id
+    given = tmp_path / "resnet20.pth.tar"
+    torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
+    assert list(steps(*iterative, f"resume={given}")[-1].inputs) == ["level 1", "level 2"]
+    for overrides, text in (
+        (
+            ["distill.teachers=levels"],
+            "distill.teachers=levels finds no teacher: there is one level only; give levels.",
+        ),
+        ([f"resume={given}"], "distill.teachers=all finds no teacher: resume= stands in place of the dense network"),
+        (["distill.temperature=0"], "distill.temperature must be > 0, got 0"),
+        (["distill.weight=90"], "distill.weight must be in [0, 1], got 90"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+            steps("stage=distill", *overrides)

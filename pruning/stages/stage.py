@@ -15,6 +15,7 @@ from pruning.settings import Settings
 from pruning.settings.settings import own_fields
 from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
+from pruning.stages.distill import DistillRecipe, distill
 from pruning.stages.finetune import finetune
 from pruning.stages.prune import PruneRecipe, prune
 from pruning.stages.retrain import lr_rewind, rewind, scratch_e
@@ -40,6 +41,7 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
     "lr_rewind": Stage(lr_rewind, TrainRecipe),
     "rewind": Stage(rewind, TrainRecipe),
     "scratch_e": Stage(scratch_e, TrainRecipe),
+    "distill": Stage(distill, DistillRecipe),
 }
 
 

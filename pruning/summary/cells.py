@@ -28,6 +28,7 @@ class Entry:
     dense: "Entry | None" = None  # the unpruned network that it came from; None: not in env.runs
     epochs: int = 0  # of the whole chain, the dense network included
     training_macs: int = 0  # of the whole chain, for one training image: forward and backward, pruned weights cost none
+    reads: Sequence[str] = ()  # the ids of its inputs: teachers, asked for each training image
     quality: Quality | None = None
 
 
@@ -98,7 +99,7 @@ def gather(runs: Path, reports: Collection[Path] = ()) -> Gathered:
             found.problems.append(f"damaged, not counted: {error}")
             continue
         settings |= {"stage": step.stage, "level": step.level}
-        found.entries[result["id"]] = Entry(run, result, settings, step.level)
+        found.entries[result["id"]] = Entry(run, result, settings, step.level, reads=tuple(step.inputs.values()))
     ours = {path.resolve() for path in reports}
     for path in sorted(runs.glob("[!.]*/")):
         if path not in known and path.resolve() not in ours:
@@ -119,8 +120,14 @@ def _follow(id: str, entries: dict[str, Entry]) -> None:
     if entries[id].level > 1:
         settings["path"] = ">".join(dict.fromkeys(f"{e.result['percent']:.6g}" for e in reversed(chain) if e.level))
     epochs = sum(entry.result["epochs"] for entry in chain)
-    macs = sum(PASSES * entry.result["epochs"] * entry.result["macs_nonzero"] for entry in chain)
+    macs = sum(entry.result["epochs"] * _macs_of_an_epoch(entry, entries) for entry in chain)
     entries[id] = replace(entries[id], dense=dense, epochs=epochs, training_macs=macs, settings=settings)
+
+
+def _macs_of_an_epoch(entry: Entry, entries: Mapping[str, Entry]) -> int:
+    """Return the multiply-adds for one training image: all passes of the network, and the forward one of each input."""
+    read = sum(entries[id].result["macs_nonzero"] for id in entry.reads if id in entries)
+    return PASSES * entry.result["macs_nonzero"] + read
 
 
 def pruned(found: Gathered) -> list[Entry]:
