@@ -72,6 +72,15 @@ def distill(want: Request) -> Step:
     return want.step("distill", after=last, inputs=teachers)
 
 
+def at_init(want: Request) -> Step:
+    """Lee et al. 2019: the network is pruned at its initialisation and trained once; no dense one is."""
+    if want.origin:
+        raise UserError("resume= is a network that was trained, so stage=at_init cannot prune it at its initialisation")
+    if len(want.sparsities("prune")) > 1:
+        raise UserError("stage=at_init prunes once, with no training before that; give levels=one_shot")
+    return want.step("at_init", after=want.step("prune", after=want.step("init")))
+
+
 PRODUCT = "finetune"  # what stage=export exports
 RESULTS: dict[str, Callable[[Request], Step]] = {
     "train": train,
@@ -81,6 +90,7 @@ RESULTS: dict[str, Callable[[Request], Step]] = {
     "rewind": rewind,
     "scratch_e": scratch_e,
     "distill": distill,
+    "at_init": at_init,
 }
 
 
