@@ -161,6 +161,20 @@ def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is
         steps("stage=rewind", f"resume={given}")
 
 
+def test_pruning_at_initialisation_plans_no_dense_training(tmp_path: Path) -> None:
+    made = steps("stage=at_init", "prune=snip", "recipe=rethinking", "train.lr=0.3", "at_init.epochs=7")
+    assert [step.stage for step in made] == ["init", "prune", "at_init"]
+    assert made[-1].recipe == {**steps("stage=train", "recipe=rethinking", "train.lr=0.3")[0].recipe, "epochs": 7}
+    given = tmp_path / "resnet20.pth.tar"
+    torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
+    for wrong, text in (
+        (f"resume={given}", "resume= is a network that was trained"),
+        ("levels.count=3", "prunes once"),
+    ):
+        with pytest.raises(UserError, match=text):
+            steps("stage=at_init", wrong)
+
+
 def test_a_distillation_is_finetuned_as_the_levels_are_and_taught_by_all_that_came_before(tmp_path: Path) -> None:
     iterative = ("stage=distill", "levels.at=[0.2,0.5]", "prune.percent=0.8", "finetune.lr=0.3")
     chain = steps(*iterative)

@@ -13,6 +13,7 @@ from pruning.data import Data, Split, train_batches
 from pruning.masks import CRITERIA, SCOPES, Criterion, Scores, Scoring
 from pruning.masks.scopes import Groups
 from pruning.stages import STAGES, Context, DistillRecipe, Inputs, PruneRecipe
+from pruning.stages.init import InitRecipe
 from pruning.training import TrainRecipe
 from tests.helpers import equal
 
@@ -204,3 +205,13 @@ def test_distilling_with_no_weight_is_finetuning_and_reads_no_teacher_and_with_s
     assert equal(untrained().weights, before)  # teachers learn nothing, nor do their BatchNorms
     with pytest.raises(ValueError, match="needs at least one teacher"):
         run("distill", tiny, DistillRecipe(**values, weight=0.9), cut)
+
+
+def test_pruning_at_initialisation_starts_where_training_would(tiny: Data) -> None:
+    start = run("init", tiny, InitRecipe(), seed=3)
+    assert equal(start.weights, run("train", tiny, replace(ONE, epochs=0), seed=3).weights)
+    assert not equal(start.weights, run("init", tiny, InitRecipe(), seed=4).weights)
+    cut = pruned(tiny, start, 0.9, seed=3, criterion="snip")
+    trained = run("at_init", tiny, ONE, cut, seed=3)
+    assert gone(trained) == gone(cut) == (round(0.9 * PRUNABLE["resnet20"]), PRUNABLE["resnet20"])
+    assert not equal(trained.weights, cut.weights)
