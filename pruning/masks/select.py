@@ -42,6 +42,9 @@ def prune(
         raise UserError(f"layers={layers}: the network has no such layers, so there is nothing to prune", "layers")
     mask: Mask = {name: keep.cpu() for name, keep in (previous or {}).items()}
     size, kept = counts(mask, names, {name: weight.numel() for name, weight in model.named_parameters()})
+    if round(sparsity * size) == size - kept:  # no score would decide anything
+        shapes = {name: weight.shape for name, weight in model.named_parameters()}
+        return mask | {name: mask.get(name, torch.ones(shapes[name], dtype=torch.bool)) for name in names}
     generator = rng.generator(seed, "criterion")
     for target in sparsities(sparsity, count=criterion.rounds, start=1 - kept / size):
         network = copy.deepcopy(model).eval()
