@@ -63,7 +63,8 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
         retrain = config["stage"]["name"] if group == "stage" and name not in ("train", "prune") else "finetune"
-        assert made == ["train", *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
+        first = "init" if name == "at_init" else "train"
+        assert made == [first, *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]
 
 
@@ -72,7 +73,7 @@ def test_the_defaults() -> None:
     names = [config[group]["name"] for group in ("dataset", "arch", "stage")]
     assert (names, config["seed"], config["resume"]) == (["digits", "resnet20", "finetune"], 0, None)
     usual = {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
-    assert config["prune"] == usual
+    assert config["prune"] == usual | {"include": [], "exclude": []}
 
 
 NEEDED = {"epochs": 1, "batch_size": 1, "lr": 1.0}
@@ -109,7 +110,7 @@ def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
         chain = steps(f"recipe={recipe}", f"stage={stage}")
         dense, tuned = EPOCHS[recipe]
         last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: dense})
-        expected = {"train": dense, "prune": 0} | last
+        expected = ({"init": 0} if stage == "at_init" else {"train": dense}) | {"prune": 0} | last
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
 
@@ -159,6 +160,16 @@ def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is
     assert [step.stage for step in steps("stage=scratch_e", f"resume={given}")] == ["prune", "scratch_e"]
     with pytest.raises(UserError, match="does not say how its network was initialised"):
         steps("stage=rewind", f"resume={given}")
+
+
+def test_patterns_are_checked_before_any_work_and_are_part_of_the_id_in_any_order() -> None:
+    given = ("conv1,layer1.*", "layer1.*,conv1,conv1")
+    one, other = (steps("stage=prune", f"prune.exclude=[{some}]")[-1] for some in given)
+    assert one.id == other.id != steps("stage=prune")[-1].id
+    assert one.method == "exclude-conv1-layer1._"
+    for override, text in (("exclude=[conv2]", "matches none of the 19 conv layers"), ("include=3", "must be a list")):
+        with pytest.raises(UserError, match=rf"^prune\.{override[:7]}.*{text}"):
+            steps(f"prune.{override}")
 
 
 def test_pruning_at_initialisation_plans_no_dense_training(tmp_path: Path) -> None:
