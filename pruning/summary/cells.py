@@ -115,7 +115,9 @@ def _follow(id: str, entries: dict[str, Entry]) -> None:
     while at and at not in chain:
         chain.append(at)
         at = entries.get(at.result["parent"] or "")
-    dense = next(filter(_is_dense, chain), None) or _trained_alike(entries[id], entries.values())
+    dense = next(filter(_is_dense, chain), None)
+    if dense is None and chain[-1].result["parent"] is None:  # from nothing; what resume= gave is another network
+        dense = _trained_alike(entries[id], entries.values())
     settings = dict(entries[id].settings)
     if entries[id].level > 1:
         settings["path"] = ">".join(dict.fromkeys(f"{e.result['percent']:.6g}" for e in reversed(chain) if e.level))

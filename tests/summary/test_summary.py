@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -227,3 +228,12 @@ def test_what_was_pruned_at_its_initialisation_is_compared_with_the_dense_networ
     assert {e.result["seed"]: e.dense and e.dense.settings["train.epochs"] for e in sparse} == {0: 8, 1: None}
     assert [entry.epochs for entry in sparse] == [8, 8]
     assert all(entry.dense is None for entry in found.values() if entry.settings["stage"] in ("init", "prune"))
+
+
+def test_what_came_of_a_file_is_not_compared_with_a_network_that_was_trained_here(tmp_path: Path) -> None:
+    dense = step("train", epochs=8)
+    cut = replace(step("prune", percent=0.5), parent="sha256:0", places={"sha256:0": "/file"})
+    last = step("lr_rewind", cut, epochs=8)
+    for one in (dense, cut, last):
+        place(tmp_path, one, config=about(one), result={"test_top1": 90.0})
+    assert all(entry.dense is None for id, entry in gather(tmp_path).entries.items() if id != dense.id)
