@@ -187,3 +187,16 @@ def erk(shapes: Sequence[Sequence[int]], kept: int) -> list[float]:
         parts = [min(size, factor * sum(shape)) for size, shape in zip(sizes, shapes, strict=True)]
         low, high = (factor, high) if sum(parts) < kept else (low, factor)
     return parts
+
+
+def distilled(teachers: Sequence[Tensor], student: Tensor, labels: Tensor, temperature: float, weight: float) -> float:
+    """The loss of a distillation, image by image and class by class (arXiv 1503.02531; the mean of 2006.11487)."""
+    total = 0.0
+    for i, label in enumerate(labels.tolist()):
+        soft = [[math.exp(z / temperature) for z in logits[i].tolist()] for logits in (*teachers, student)]
+        shares = [[e / sum(each) for e in each] for each in soft]
+        wanted = [sum(p) / len(teachers) for p in zip(*shares[:-1], strict=True)]
+        apart = sum(p * math.log(p / q) for p, q in zip(wanted, shares[-1], strict=True))
+        plain = [math.exp(z) for z in student[i].tolist()]
+        total += (1 - weight) * -math.log(plain[label] / sum(plain)) + weight * temperature**2 * apart
+    return total / len(labels)

@@ -29,7 +29,7 @@ OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", 
 GROUPS = {
     "arch": [*archs.ARCHS],
     "dataset": [*DATASETS],
-    "fit": ["neutral", "as_train"],
+    "fit": ["neutral", "as_train", "as_finetune"],
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
@@ -63,7 +63,8 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
         retrain = config["stage"]["name"] if group == "stage" and name not in ("train", "prune") else "finetune"
-        assert made == ["train", *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
+        first = "init" if name == "at_init" else "train"
+        assert made == [first, *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]
 
 
@@ -72,7 +73,7 @@ def test_the_defaults() -> None:
     names = [config[group]["name"] for group in ("dataset", "arch", "stage")]
     assert (names, config["seed"], config["resume"]) == (["digits", "resnet20", "finetune"], 0, None)
     usual = {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
-    assert config["prune"] == usual
+    assert config["prune"] == usual | {"include": [], "exclude": []}
 
 
 NEEDED = {"epochs": 1, "batch_size": 1, "lr": 1.0}
@@ -108,8 +109,8 @@ def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
     for recipe, stage in itertools.product(EPOCHS, plan.RESULTS):
         chain = steps(f"recipe={recipe}", f"stage={stage}")
         dense, tuned = EPOCHS[recipe]
-        last = {"prune": {}, "finetune": {"finetune": tuned}}.get(stage, {stage: dense})
-        expected = {"train": dense, "prune": 0} | last
+        last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: dense})
+        expected = ({"init": 0} if stage == "at_init" else {"train": dense}) | {"prune": 0} | last
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
 
@@ -159,3 +160,58 @@ def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is
     assert [step.stage for step in steps("stage=scratch_e", f"resume={given}")] == ["prune", "scratch_e"]
     with pytest.raises(UserError, match="does not say how its network was initialised"):
         steps("stage=rewind", f"resume={given}")
+
+
+def test_patterns_are_checked_before_any_work_and_are_part_of_the_id_in_any_order() -> None:
+    given = ("conv1,layer1.*", "layer1.*,conv1,conv1")
+    one, other = (steps("stage=prune", f"prune.exclude=[{some}]")[-1] for some in given)
+    assert one.id == other.id != steps("stage=prune")[-1].id
+    assert one.method == "exclude-conv1-layer1._"
+    for override, text in (("exclude=[conv2]", "matches none of the 19 conv layers"), ("include=3", "must be a list")):
+        with pytest.raises(UserError, match=rf"^prune\.{override[:7]}.*{text}"):
+            steps(f"prune.{override}")
+
+
+def test_pruning_at_initialisation_plans_no_dense_training(tmp_path: Path) -> None:
+    made = steps("stage=at_init", "prune=snip", "recipe=rethinking", "train.lr=0.3", "at_init.epochs=7")
+    assert [step.stage for step in made] == ["init", "prune", "at_init"]
+    assert made[-1].recipe == {**steps("stage=train", "recipe=rethinking", "train.lr=0.3")[0].recipe, "epochs": 7}
+    given = tmp_path / "resnet20.pth.tar"
+    torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
+    for wrong, text in (
+        (f"resume={given}", "resume= is a network that was trained"),
+        ("levels.count=3", "prunes once"),
+    ):
+        with pytest.raises(UserError, match=text):
+            steps("stage=at_init", wrong)
+
+
+def test_a_distillation_is_finetuned_as_the_levels_are_and_taught_by_all_that_came_before(tmp_path: Path) -> None:
+    iterative = ("stage=distill", "levels.at=[0.2,0.5]", "prune.percent=0.8", "finetune.lr=0.3")
+    chain = steps(*iterative)
+    plain = steps("stage=finetune", *iterative[1:])
+    assert [step.id for step in chain[:-1]] == [step.id for step in plain[:-1]]  # all but the last are shared
+    assert chain[-1].recipe == {**plain[-1].recipe, "temperature": 4.0, "weight": 0.9}
+    assert (chain[-1].parent, chain[-1].sparsity) == (chain[-2].id, 0.8)
+    teachers = {"dense": chain[0].id, "level 1": chain[2].id, "level 2": chain[4].id}
+    assert chain[-1].inputs == teachers
+    assert steps(*iterative, "distill.teachers=dense")[-1].inputs == {"dense": chain[0].id}
+    assert list(steps(*iterative, "distill.teachers=levels")[-1].inputs) == ["level 1", "level 2"]
+    assert list(steps("stage=distill")[-1].inputs) == ["dense"]
+    none = steps(*iterative, "distill.weight=0")[-1]
+    assert (none.inputs, none.recipe) == ({}, plain[-1].recipe)
+    assert none.id == steps(*iterative, "distill.weight=0", "distill.temperature=9", "distill.teachers=dense")[-1].id
+    given = tmp_path / "resnet20.pth.tar"
+    torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
+    assert list(steps(*iterative, f"resume={given}")[-1].inputs) == ["level 1", "level 2"]
+    for overrides, text in (
+        (
+            ["distill.teachers=levels"],
+            "distill.teachers=levels finds no teacher: there is one level only; give levels.",
+        ),
+        ([f"resume={given}"], "distill.teachers=all finds no teacher: resume= stands in place of the dense network"),
+        (["distill.temperature=0"], "distill.temperature must be > 0, got 0"),
+        (["distill.weight=90"], "distill.weight must be in [0, 1], got 90"),
+    ):
+        with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+            steps("stage=distill", *overrides)

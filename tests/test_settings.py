@@ -130,6 +130,7 @@ def test_neutral_values_are_pinned_and_left_out() -> None:
     assert recipe("train").values() == TRAIN | neutral
     assert recipe("train").non_defaults() == recipe("train", **neutral).non_defaults() == TRAIN
     neutral = {"criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
+    neutral |= {"include": (), "exclude": ()}
     assert recipe("prune").values() == {"sparsity": 0.8} | neutral
     assert recipe("prune").non_defaults() == recipe("prune", **neutral).non_defaults() == {"percent": 0.8}
     assert DatasetSettings.read({"name": "digits"}, "dataset").non_defaults() == {"name": "digits"}

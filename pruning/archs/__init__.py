@@ -5,7 +5,7 @@ Parameter names are those of the code behind arXiv 2006.11487 and arXiv 1810.052
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -39,6 +39,13 @@ def build(name: str, num_classes: int) -> nn.Module:
     if type(num_classes) is not int or num_classes < 2:
         raise errors.UserError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
     return ARCHS[name](num_classes)
+
+
+@lru_cache
+def skeleton(name: str, num_classes: int) -> nn.Module:
+    """Return the network `name` without the values of its weights, for the names and shapes of its layers."""
+    with torch.device("meta"):
+        return build(name, num_classes)
 
 
 @torch.no_grad()

@@ -4,12 +4,13 @@ A parameter that is not named in a mask is kept whole, so the mask of a dense ne
 Masks are explicit values; nothing here ever asks whether a weight is zero to learn whether it is pruned.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
-from pruning.errors import check_choice
+from pruning.errors import UserError, check_choice
 
 Mask = dict[str, Tensor]
 
@@ -20,10 +21,27 @@ KINDS: dict[str, tuple[type[nn.Module], ...]] = {  # what may be prunable
 }
 
 
-def prunable(model: nn.Module, layers: str = "conv") -> list[str]:
-    """Return the names of the prunable weights, in the model's order; `layers` is one of KINDS."""
+def prunable(
+    model: nn.Module, layers: str = "conv", include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> list[str]:
+    """Return the names of the prunable weights, in the model's order; `layers` is one of KINDS.
+
+    `include` and `exclude` are patterns for the names of these layers, as in a shell: `layer1.*`, `*.conv2`, `fc`. With
+    `include` only layers that one of its patterns matches are prunable; what `exclude` matches is not. UserError for a
+    pattern that matches none of them, and if nothing is left.
+    """
     kinds = KINDS[check_choice("layers", layers, KINDS)]
-    return [f"{name}.weight" for name, module in model.named_modules() if isinstance(module, kinds)]
+    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    for key, patterns in (("include", include), ("exclude", exclude)):
+        for pattern in patterns:
+            if not any(fnmatchcase(name, pattern) for name in names):
+                some = ", ".join(names[:3] + names[-1:]) or "none"
+                raise UserError(f"{key}: {pattern} matches none of the {len(names)} {layers} layers ({some}, ...)", key)
+    found = [name for name in names if not include or any(fnmatchcase(name, pattern) for pattern in include)]
+    found = [name for name in found if not any(fnmatchcase(name, pattern) for pattern in exclude)]
+    if names and not found:
+        raise UserError(f"exclude: {', '.join(exclude)} leaves nothing of what layers and include name", "exclude")
+    return [f"{name}.weight" for name in found]
 
 
 def masked(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:

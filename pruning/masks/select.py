@@ -1,7 +1,7 @@
 """Which weights go: exactly as many as asked, the lowest scores first."""
 
 import copy
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ def prune(
     scope: str | Scope = "global",
     *,
     layers: str = "conv",
+    include: Sequence[str] = (),
+    exclude: Sequence[str] = (),
     previous: Mapping[str, Tensor] | None = None,
     batches: Iterable[tuple[Tensor, Tensor]] = (),
     seed: int = 0,
@@ -29,8 +31,8 @@ def prune(
     """Return the mask that prunes exactly `round(sparsity * N)` of the N prunable weights of `model` (on the CPU).
 
     The model is left as it is: `masked(model.state_dict(), mask)` are its pruned weights. `layers` says what is
-    prunable ("conv", "linear", "conv+linear"); what the mask `previous` has pruned stays pruned, counts where it is
-    prunable, and is part of the result.
+    prunable ("conv", "linear", "conv+linear"), `include` and `exclude` narrow it as in `prunable`; what the mask
+    `previous` has pruned stays pruned, counts where it is prunable, and is part of the result.
     `batches` of (images, labels), as the model takes them, are for criteria that look at data; `seed` decides what a
     criterion draws. A criterion of several rounds prunes geometrically towards the sparsity, one round after another.
     Raises UserError (a ValueError) for a sparsity outside [0, 1] or below the present one, or an unknown name.
@@ -38,17 +40,17 @@ def prune(
     if isinstance(criterion, str):
         criterion = CRITERIA[check_choice("criterion", criterion, CRITERIA)]
     check_range("sparsity", sparsity, {"least": 0, "most": 1})
-    if not (names := prunable(model, layers)):
+    if not (names := prunable(model, layers, include, exclude)):
         raise UserError(f"layers={layers}: the network has no such layers, so there is nothing to prune", "layers")
     mask: Mask = {name: keep.cpu() for name, keep in (previous or {}).items()}
-    size, kept = counts(mask, names, {name: weight.numel() for name, weight in model.named_parameters()})
+    dense = {name: torch.ones(model.get_parameter(name).shape, dtype=torch.bool) for name in names}
+    size, kept = counts(mask, names, {name: keep.numel() for name, keep in dense.items()})
+    if round(sparsity * size) == size - kept:  # no score would decide anything
+        return mask | {name: mask.get(name, keep) for name, keep in dense.items()}
     generator = rng.generator(seed, "criterion")
     for target in sparsities(sparsity, count=criterion.rounds, start=1 - kept / size):
-        network = copy.deepcopy(model).eval()
-        parameters = dict(network.named_parameters())
-        for name, keep in mask.items():
-            parameters[name].data.masked_fill_(~keep.to(parameters[name].device), 0)
-        weights = {name: parameters[name] for name in names}
+        network = _masked_copy(model, mask)
+        weights = {name: network.get_parameter(name) for name in names}
         scores = criterion.score(Scoring(network, weights, batches, generator))
         mask |= keep_top(_checked(scores, weights), target, scope, mask)
     return mask
@@ -92,6 +94,15 @@ def keep_top(
         parts = kept.split([scores[name].numel() for name in names])
         mask |= {name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)}
     return {name: mask[name] for name in scores}
+
+
+def _masked_copy(model: nn.Module, mask: Mask) -> nn.Module:
+    """Return a copy in evaluation mode, in which the pruned weights are zero."""
+    network = copy.deepcopy(model).eval()
+    for name, keep in mask.items():
+        weight = network.get_parameter(name)
+        weight.data.masked_fill_(~keep.to(weight.device), 0)
+    return network
 
 
 def _checked(scores: Scores, weights: Mapping[str, Tensor]) -> Scores:

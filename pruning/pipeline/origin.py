@@ -10,7 +10,7 @@ from pruning import checkpoints
 from pruning.checkpoints.reading import find_file
 from pruning.errors import UserError, naming
 from pruning.files import sha256
-from pruning.masks import KINDS, counts, prunable, sparsity
+from pruning.masks import counts, prunable, sparsity
 from pruning.runs import Ref, find
 from pruning.settings import path_of
 
@@ -22,7 +22,7 @@ class Origin:
     ref: Ref
     file: Path
     sparsity: float  # of its mask
-    pruned: Mapping[str, tuple[int, int]]  # for each kind of `layers`: the prunable weights, and how many are pruned
+    pruned: Mapping[str, tuple[int, int]]  # for each layer, by its weight: its weights, and how many are pruned
 
 
 def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
@@ -47,9 +47,8 @@ def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
         raise UserError(f"path={path} cannot be read: {error.strerror or error}", "path") from None
     found = checkpoints.load_as(path, arch, num_classes, sha256=digest)
     sizes = {name: weight.numel() for name, weight in found.weights.items()}
-    network = found.network()
     pruned = {}
-    for layers in KINDS:
-        weights, kept = counts(found.mask, prunable(network, layers), sizes)
-        pruned[layers] = (weights, weights - kept)
+    for name in prunable(found.network(), "conv+linear"):
+        weights, kept = counts(found.mask, [name], sizes)
+        pruned[name] = (weights, weights - kept)
     return Origin(f"sha256:{digest}", path, sparsity(found.mask), pruned)

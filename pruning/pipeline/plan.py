@@ -13,6 +13,7 @@ from pruning.errors import UserError, check_choice
 from pruning.pipeline import feasible
 from pruning.pipeline.request import Request, group
 from pruning.runs import Run, Step, StepState, status_of
+from pruning.stages import DistillRecipe
 
 
 def train(want: Request) -> Step:
@@ -53,6 +54,33 @@ def scratch_e(want: Request) -> Step:
     return want.step("scratch_e", after=prune(want))
 
 
+def distill(want: Request) -> Step:
+    """Le and Hua 2020: the last finetuning of the paper above, taught by the networks that were trained before it."""
+    last = prune(want)
+    recipe = want.recipe("distill")
+    if not isinstance(recipe, DistillRecipe) or not recipe.weight:
+        return want.step("distill", after=last)
+    trained = [step for step in want.steps.values() if step.stage in ("train", "finetune")]
+    kinds = {f"level {step.level}" if step.level else "dense": "levels" if step.level else "dense" for step in trained}
+    teachers = {
+        role: step for role, step in zip(kinds, trained, strict=True) if recipe.teachers in ("all", kinds[role])
+    }
+    if not teachers:
+        source = "resume= stands in place of the dense network" if want.origin else "there is one level only"
+        remedy = "distill.teachers=all or levels" if recipe.teachers == "dense" else "levels.count=2 or more"
+        raise UserError(f"distill.teachers={recipe.teachers} finds no teacher: {source}; give {remedy}")
+    return want.step("distill", after=last, inputs=teachers)
+
+
+def at_init(want: Request) -> Step:
+    """Lee et al. 2019: the network is pruned at its initialisation and trained once; no dense one is."""
+    if want.origin:
+        raise UserError("resume= is a network that was trained, so stage=at_init cannot prune it at its initialisation")
+    if len(want.sparsities("prune")) > 1:
+        raise UserError("stage=at_init prunes once, with no training before that; give levels=one_shot")
+    return want.step("at_init", after=want.step("prune", after=want.step("init")))
+
+
 PRODUCT = "finetune"  # what stage=export exports
 RESULTS: dict[str, Callable[[Request], Step]] = {
     "train": train,
@@ -61,6 +89,8 @@ RESULTS: dict[str, Callable[[Request], Step]] = {
     "lr_rewind": lr_rewind,
     "rewind": rewind,
     "scratch_e": scratch_e,
+    "distill": distill,
+    "at_init": at_init,
 }
 
 

@@ -11,7 +11,7 @@ from pruning import archs, data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
-from pruning.masks import Levels
+from pruning.masks import Levels, prunable
 from pruning.pipeline.origin import Origin, origin_of
 from pruning.runs import Ref, Run, Step, find
 from pruning.settings import Settings, path_of, value_of
@@ -87,9 +87,11 @@ class Request:
         recipe = self.recipe(stage)
         if not isinstance(recipe, PruneRecipe):
             raise TypeError(f"{stage} asks for no sparsity")
+        with naming(stage):
+            names = prunable(archs.skeleton(self.arch, self.num_classes), recipe.layers, recipe.include, recipe.exclude)
         if self.origin is None:
             return self.levels.sparsities(recipe.sparsity)
-        weights, pruned = self.origin.pruned[recipe.layers]
+        weights, pruned = map(sum, zip(*(self.origin.pruned[name] for name in names), strict=True))
         if round(recipe.sparsity * weights) < pruned:
             raise UserError(
                 f"{stage}.percent={recipe.sparsity:g} is below the sparsity {pruned / weights:.4f} that "
@@ -166,7 +168,11 @@ class Request:
 
 def method_of(recipe: Settings) -> str:
     """Return the words that tell a pruning from the usual one, fit for a directory's name."""
-    words = [value for value in recipe.non_defaults().values() if isinstance(value, str)]
+    words = [
+        value if isinstance(value, str) else "-".join([key, *value])
+        for key, value in recipe.non_defaults().items()
+        if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str))
+    ]
     return re.sub(r"[^\w.+-]", "_", "-".join(words))[:LONGEST]
 
 

@@ -10,7 +10,7 @@ from pruning import archs
 from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
 from pruning.masks import Mask
-from pruning.training import TrainingHooks, TrainRecipe, fit
+from pruning.training import Loss, TrainingHooks, TrainRecipe, fit
 
 
 def fed_as(data: Data, checkpoint: Checkpoint | None) -> Data:
@@ -65,8 +65,11 @@ class Context:
     def device(self) -> torch.device:
         return self.data.train.images.device
 
-    def trained(self, model: nn.Module, mask: Mask, recipe: TrainRecipe) -> Checkpoint:
-        """Train `model` on the data under the recipe, its pruned weights exactly zero, and return what it became."""
+    def trained(self, model: nn.Module, mask: Mask, recipe: TrainRecipe, loss: Loss | None = None) -> Checkpoint:
+        """Train `model` on the data under the recipe, its pruned weights exactly zero, and return what it became.
+
+        `loss` as `fit` takes it.
+        """
         fit(
             model,
             self.data,
@@ -76,6 +79,7 @@ class Context:
             purpose=self.purpose,
             precision=self.precision,
             hooks=self.hooks,
+            loss=loss,
         )
         return self.checkpoint(model, mask)
 

@@ -28,7 +28,14 @@ class PruneRecipe(Settings):
     criterion: str = "magnitude"
     scope: str = "global"
     layers: str = setting("conv", among=tuple(KINDS))
+    include: tuple[str, ...] = ()  # patterns for the names of layers
+    exclude: tuple[str, ...] = ()
     control: str = setting("none", among=CONTROLS)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("include", "exclude"):  # in whatever order they are given
+            object.__setattr__(self, key, tuple(sorted(set(getattr(self, key)))))
 
     @classmethod
     def axes(cls) -> Axes:
@@ -48,6 +55,8 @@ def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
         inverted(criterion) if recipe.control == "inverted" else criterion,
         partial(SCOPES[recipe.scope], **recipe.arguments("scope")),
         layers=recipe.layers,
+        include=recipe.include,
+        exclude=recipe.exclude,
         previous=parent.mask,
         batches=Batches(context),
         seed=context.seed,

@@ -15,7 +15,9 @@ from pruning.settings import Settings
 from pruning.settings.settings import own_fields
 from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
+from pruning.stages.distill import DistillRecipe, distill
 from pruning.stages.finetune import finetune
+from pruning.stages.init import InitRecipe, at_init, init
 from pruning.stages.prune import PruneRecipe, prune
 from pruning.stages.retrain import lr_rewind, rewind, scratch_e
 from pruning.stages.train import train
@@ -34,12 +36,15 @@ class Stage(Generic[R]):
 
 
 STAGES: dict[str, Stage[Any]] = {  # in the order of display
+    "init": Stage(init, InitRecipe),
     "train": Stage(train, TrainRecipe),
     "prune": Stage(prune, PruneRecipe, prunes=True),
     "finetune": Stage(finetune, TrainRecipe),
     "lr_rewind": Stage(lr_rewind, TrainRecipe),
     "rewind": Stage(rewind, TrainRecipe),
     "scratch_e": Stage(scratch_e, TrainRecipe),
+    "distill": Stage(distill, DistillRecipe),
+    "at_init": Stage(at_init, TrainRecipe),
 }
 
 

@@ -1,7 +1,7 @@
 """Results to cells: what has the same settings but the seed, beside the dense networks that it came from."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -25,9 +25,10 @@ class Entry:
     result: Result
     settings: Mapping[str, Any]
     level: int
-    dense: "Entry | None" = None  # the unpruned network that it came from; None: not in env.runs
+    dense: "Entry | None" = None  # the unpruned network that it came from, or one trained alike; None: not in env.runs
     epochs: int = 0  # of the whole chain, the dense network included
     training_macs: int = 0  # of the whole chain, for one training image: forward and backward, pruned weights cost none
+    reads: Sequence[str] = ()  # the ids of its inputs: teachers, asked for each training image
     quality: Quality | None = None
 
 
@@ -98,7 +99,7 @@ def gather(runs: Path, reports: Collection[Path] = ()) -> Gathered:
             found.problems.append(f"damaged, not counted: {error}")
             continue
         settings |= {"stage": step.stage, "level": step.level}
-        found.entries[result["id"]] = Entry(run, result, settings, step.level)
+        found.entries[result["id"]] = Entry(run, result, settings, step.level, reads=tuple(step.inputs.values()))
     ours = {path.resolve() for path in reports}
     for path in sorted(runs.glob("[!.]*/")):
         if path not in known and path.resolve() not in ours:
@@ -114,13 +115,41 @@ def _follow(id: str, entries: dict[str, Entry]) -> None:
     while at and at not in chain:
         chain.append(at)
         at = entries.get(at.result["parent"] or "")
-    dense = next((entry for entry in chain if entry.level == 0 and entry.result["parent"] is None), None)
+    dense = next(filter(_is_dense, chain), None)
+    if dense is None and chain[-1].result["parent"] is None:  # from nothing; what resume= gave is another network
+        dense = _trained_alike(entries[id], entries.values())
     settings = dict(entries[id].settings)
     if entries[id].level > 1:
         settings["path"] = ">".join(dict.fromkeys(f"{e.result['percent']:.6g}" for e in reversed(chain) if e.level))
     epochs = sum(entry.result["epochs"] for entry in chain)
-    macs = sum(PASSES * entry.result["epochs"] * entry.result["macs_nonzero"] for entry in chain)
+    macs = sum(entry.result["epochs"] * _macs_of_an_epoch(entry, entries) for entry in chain)
     entries[id] = replace(entries[id], dense=dense, epochs=epochs, training_macs=macs, settings=settings)
+
+
+def _is_dense(entry: Entry) -> bool:
+    """Whether it is a dense network that was trained from nothing: an initialisation is none."""
+    return entry.level == 0 and entry.result["parent"] is None and entry.result["epochs"] > 0
+
+
+def _trained_alike(entry: Entry, among: Iterable[Entry]) -> Entry | None:
+    """Return the dense network that was trained as the entry was, for one whose chain has none."""
+    return next((other for other in among if _is_dense(other) and _training(other) == _training(entry)), None)
+
+
+def _training(entry: Entry) -> dict[str, Any]:
+    """Return what its last step trained on, and how, without the stage's name."""
+    of_stage = f"{entry.settings['stage']}."
+    return {
+        key.removeprefix(of_stage): value
+        for key, value in entry.settings.items()
+        if key.startswith((of_stage, "dataset")) or key in ("arch", "seed")
+    }
+
+
+def _macs_of_an_epoch(entry: Entry, entries: Mapping[str, Entry]) -> int:
+    """Return the multiply-adds for one training image: all passes of the network, and the forward one of each input."""
+    read = sum(entries[id].result["macs_nonzero"] for id in entry.reads if id in entries)
+    return PASSES * entry.result["macs_nonzero"] + read
 
 
 def pruned(found: Gathered) -> list[Entry]:

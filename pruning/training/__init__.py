@@ -1,7 +1,8 @@
 """Training and evaluation of a masked network."""
 
+from pruning.training.distillation import Distillation
 from pruning.training.evaluation import evaluate, measure
-from pruning.training.loop import ResumeState, StateError, TrainingHooks, fit
+from pruning.training.loop import Loss, ResumeState, StateError, TrainingHooks, fit
 from pruning.training.optimizers import OPTIMIZERS
 from pruning.training.recipe import TrainRecipe
 from pruning.training.schedules import SCHEDULES, learning_rate
@@ -9,6 +10,8 @@ from pruning.training.schedules import SCHEDULES, learning_rate
 __all__ = [
     "OPTIMIZERS",
     "SCHEDULES",
+    "Distillation",
+    "Loss",
     "ResumeState",
     "StateError",
     "TrainRecipe",

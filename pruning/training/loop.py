@@ -7,6 +7,7 @@ the device.
 
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -23,6 +24,9 @@ from pruning.training.schedules import learning_rate
 
 ResumeState = dict[str, Any]
 """All that a training needs to continue to the same bits: tensors and numbers, for `torch.load(weights_only=True)`."""
+
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(images N x 3 x H x W, the logits N x C that the network gives them, labels N) -> what to minimise, a scalar."""
 
 
 class StateError(UserError):
@@ -60,15 +64,18 @@ def fit(
     purpose: str = "training",
     precision: str = "fp32",
     hooks: TrainingHooks | None = None,
+    loss: Loss | None = None,
 ) -> None:
     """Train `model` in place on `data.train`, on the device of the data.
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`. The weights that `mask` prunes are exactly
     zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and augmentation;
-    `precision` is "fp32" or "bf16". Ends with Interrupted, state saved, when the hooks ask for it; with UserError when
-    the loss is no longer finite, with StateError if `hooks.state()` is of another training.
+    `precision` is "fp32" or "bf16".
+    `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
+    Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
+    with StateError if `hooks.state()` is of another training.
     """
-    loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks())
+    loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks(), loss)
     while loop.epoch < recipe.epochs:
         loop.run_epoch()
 
@@ -85,12 +92,14 @@ class TrainingLoop:
         stream: tuple[int, str],
         precision: str,
         hooks: TrainingHooks,
+        loss: Loss | None = None,
     ) -> None:
         device = data.train.images.device
         # torch's types know no memory_format here
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.mask = {name: keep.to(device) for name, keep in mask.items()}
         self.data, self.recipe, self.stream, self.precision, self.hooks = data, recipe, stream, precision, hooks
+        self.loss = loss or self.cross_entropy
         self.optimizer = optimizer_for(recipe.optimizer, model, recipe.arguments("optimizer"))
         self.update = step_of(self.optimizer)
         self.shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
@@ -156,7 +165,7 @@ class TrainingLoop:
             group["lr"] = rate
         with autocast(images.device, self.precision):
             logits = self.model(images)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
+            loss = self.loss(images, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.update()
@@ -164,6 +173,9 @@ class TrainingLoop:
         right = (logits.detach().argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
         self.hooks.batch(len(labels))
+
+    def cross_entropy(self, _images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
     def rate(self, batch: int) -> float:
         """Return the learning rate of the step with that batch of this epoch."""

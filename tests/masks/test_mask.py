@@ -1,5 +1,6 @@
 import itertools
 import math
+import re
 from typing import Any
 
 import pytest
@@ -130,3 +131,38 @@ def test_the_enforcer_undoes_what_an_optimizer_carried_over_from_dense_training_
             assert not bits(parameters[name])[~keep].any()
             assert torch.equal(bits(parameters[name])[keep], kept[name])
     assert all((parameters[name][keep] != start[name][keep]).all() for name, keep in mask.items())
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "left"),
+    [
+        ((), (), ["0", "3", "5"]),
+        (("0", "5"), (), ["0", "5"]),
+        ((), ("[03]",), ["5"]),
+        (("*",), ("5",), ["0", "3"]),
+        (("[35]",), ("3",), ["5"]),
+    ],
+)
+def test_patterns_narrow_what_is_prunable(include: tuple[str, ...], exclude: tuple[str, ...], left: list[str]) -> None:
+    names = masks.prunable(net(), "conv+linear", include, exclude)
+    assert names == [f"{name}.weight" for name in left]
+    mask = masks.prune(net(), 0.5, layers="conv+linear", include=include, exclude=exclude)
+    assert list(mask) == names
+    size = sum(keep.numel() for keep in mask.values())
+    assert sum(int((~keep).sum()) for keep in mask.values()) == round(0.5 * size)
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "text"),
+    [
+        (("conv*",), (), "include: conv* matches none of the 2 conv layers (0, 3"),
+        ((), ("0", "5"), "exclude: 5 matches none of the 2 conv layers"),
+        (("3",), ("3",), "exclude: 3 leaves nothing"),
+        ((), ("*",), "exclude: * leaves nothing"),
+    ],
+)
+def test_patterns_that_match_nothing_or_leave_nothing_are_refused(
+    include: tuple[str, ...], exclude: tuple[str, ...], text: str
+) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(text)}"):
+        masks.prunable(net(), "conv", include, exclude)

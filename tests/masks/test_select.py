@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from pruning import masks
+from pruning import archs, masks
 from pruning.errors import UserError
 from pruning.masks import SCOPES, Criterion, Mask, Scores, Scoring, keep_top, sparsities
 from tests import reference
@@ -212,3 +212,18 @@ def test_what_prune_refuses(rounds: int) -> None:
         masks.prune(net(), 0.5, Criterion(lambda _: {}, rounds))
     with pytest.raises(ValueError, match=r"for 0.weight, got shape \[\]"):
         masks.prune(net(), 0.5, Criterion(lambda given: {name: torch.ones(()) for name in given.weights}, rounds))
+
+
+def test_where_nothing_goes_no_criterion_is_asked() -> None:
+    """Criterion and scope are no part of the id of such a step, so they must not decide whether it fails."""
+
+    def broken(_given: Scoring) -> Scores:
+        raise AssertionError("asked")
+
+    network = archs.build("resnet20", 3)
+    first = masks.prune(network, 0.0, Criterion(broken))
+    assert all(bool(keep.all()) for keep in first.values())
+    half = masks.prune(network, 0.5)
+    again = masks.prune(network, 0.5, Criterion(broken), previous=half)
+    assert list(first) == list(half) == list(again)
+    assert all(torch.equal(again[name], half[name]) for name in half)

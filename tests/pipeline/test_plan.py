@@ -76,7 +76,16 @@ def test_what_decides_nothing_changes_no_id(chain: Chain, choices: list[str], id
 
 
 def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain) -> None:
-    assert list(plan.RESULTS) == ["train", "prune", "finetune", "lr_rewind", "rewind", "scratch_e"]
+    assert list(plan.RESULTS) == [
+        "train",
+        "prune",
+        "finetune",
+        "lr_rewind",
+        "rewind",
+        "scratch_e",
+        "distill",
+        "at_init",
+    ]
     stages = ["train", "prune", "finetune"]
     for i, stage in enumerate(stages):
         steps = chain(f"stage={stage}")

@@ -12,7 +12,8 @@ from pruning.checkpoints import Checkpoint
 from pruning.data import Data, Split, train_batches
 from pruning.masks import CRITERIA, SCOPES, Criterion, Scores, Scoring
 from pruning.masks.scopes import Groups
-from pruning.stages import STAGES, Context, Inputs, PruneRecipe
+from pruning.stages import STAGES, Context, DistillRecipe, Inputs, PruneRecipe
+from pruning.stages.init import InitRecipe
 from pruning.training import TrainRecipe
 from tests.helpers import equal
 
@@ -180,3 +181,37 @@ def test_rewinding_goes_back_to_the_initialisation_of_the_dense_network_and_scra
         masks.check(made.mask, made.weights)
         if stage == "scratch_e":
             assert not torch.equal(made.weights["conv1.weight"], found["rewind"].weights["conv1.weight"])
+
+
+def test_distilling_with_no_weight_is_finetuning_and_reads_no_teacher_and_with_some_keeps_the_mask(tiny: Data) -> None:
+    read: list[str] = []
+
+    def teacher() -> Checkpoint:
+        read.append("teacher")
+        return untrained()
+
+    cut = pruned(tiny, untrained(), 0.8)
+    context = Context("resnet20", 3, tiny, 0, "fp32", cut, Inputs({"dense": teacher, "level 1": lambda: cut}))
+    values = {key: value for key, value in ONE.values().items() if key in ONE.__dataclass_fields__}
+    plain = STAGES["distill"].run(context, DistillRecipe(**values, temperature=4.0))
+    assert equal(plain.weights, run("finetune", tiny, ONE, cut).weights)
+    assert read == []
+    before = copy.deepcopy(untrained().weights)
+    taught = STAGES["distill"].run(context, DistillRecipe(**values, temperature=4.0, weight=0.9))
+    assert read == ["teacher"]
+    assert equal(taught.mask, cut.mask)
+    masks.check(taught.mask, taught.weights)
+    assert not torch.equal(taught.weights["conv1.weight"], plain.weights["conv1.weight"])
+    assert equal(untrained().weights, before)  # teachers learn nothing, nor do their BatchNorms
+    with pytest.raises(ValueError, match="needs at least one teacher"):
+        run("distill", tiny, DistillRecipe(**values, weight=0.9), cut)
+
+
+def test_pruning_at_initialisation_starts_where_training_would(tiny: Data) -> None:
+    start = run("init", tiny, InitRecipe(), seed=3)
+    assert equal(start.weights, run("train", tiny, replace(ONE, epochs=0), seed=3).weights)
+    assert not equal(start.weights, run("init", tiny, InitRecipe(), seed=4).weights)
+    cut = pruned(tiny, start, 0.9, seed=3, criterion="snip")
+    trained = run("at_init", tiny, ONE, cut, seed=3)
+    assert gone(trained) == gone(cut) == (round(0.9 * PRUNABLE["resnet20"]), PRUNABLE["resnet20"])
+    assert not equal(trained.weights, cut.weights)

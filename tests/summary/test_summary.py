@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from scipy import stats
 from pruning.errors import UserError
 from pruning.runs.records import record_sweep
 from pruning.summary import ReportSettings, make, make_report, report_after, report_text, statistics
+from pruning.summary.cells import gather
 from tests.pipeline.made import chain, composed, sweep_of
 from tests.runs.steps import place, step
 
@@ -205,3 +207,33 @@ def test_two_thousand_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len([*tmp_path.iterdir()]) == 44 + 2 * 2 * 11 * 44
     words(tmp_path)
     assert [(row["n"], row["pairs"]) for row in rows(tmp_path)] == [("44", "44")] * 22
+
+
+def test_what_was_pruned_at_its_initialisation_is_compared_with_the_dense_network_that_was_trained_alike(
+    tmp_path: Path, no_pictures: None
+) -> None:
+    """An untrained network is no dense one, nor is one that was trained longer."""
+    tops = {"test_top1": 88.0, "sparsity": 0.5}
+    for seed, epochs in ((0, 8), (1, 9)):
+        dense = step("train", seed=seed, epochs=epochs)
+        place(tmp_path, dense, config=about(dense), result={"test_top1": 90.0})
+        root = step("init", seed=seed)
+        cut = step("prune", root, seed, percent=0.5, criterion="snip")
+        last = step("at_init", cut, seed, epochs=8)
+        place(tmp_path, root, config=about(root), result={"test_top1": 10.0})
+        place(tmp_path, cut, config=about(cut), result=tops | {"test_top1": 10.0})
+        place(tmp_path, last, config=about(last), result=tops)
+    found = gather(tmp_path).entries
+    sparse = [entry for entry in found.values() if entry.settings["stage"] == "at_init"]
+    assert {e.result["seed"]: e.dense and e.dense.settings["train.epochs"] for e in sparse} == {0: 8, 1: None}
+    assert [entry.epochs for entry in sparse] == [8, 8]
+    assert all(entry.dense is None for entry in found.values() if entry.settings["stage"] in ("init", "prune"))
+
+
+def test_what_came_of_a_file_is_not_compared_with_a_network_that_was_trained_here(tmp_path: Path) -> None:
+    dense = step("train", epochs=8)
+    cut = replace(step("prune", percent=0.5), parent="sha256:0", places={"sha256:0": "/file"})
+    last = step("lr_rewind", cut, epochs=8)
+    for one in (dense, cut, last):
+        place(tmp_path, one, config=about(one), result={"test_top1": 90.0})
+    assert all(entry.dense is None for id, entry in gather(tmp_path).entries.items() if id != dense.id)
