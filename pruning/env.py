@@ -38,6 +38,7 @@ class Env(Settings):
     device: str = "auto"
     threads: int | None = setting(None, least=1, most=4096)
     imports: tuple[str, ...] = ()  # modules to import first: they may add criteria, scopes, stages, ...
+    snapshots: tuple[int, ...] = setting((), least=1)  # epochs after which a dense network's run keeps it
     logits: bool = True  # keep what each network says to each test image
     wandb: WandbSettings = WandbSettings()
 

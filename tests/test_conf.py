@@ -109,7 +109,8 @@ def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
     for recipe, stage in itertools.product(EPOCHS, plan.RESULTS):
         chain = steps(f"recipe={recipe}", f"stage={stage}")
         dense, tuned = EPOCHS[recipe]
-        last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: dense})
+        most = {"scratch_b": 2 * dense}.get(stage, dense)
+        last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: most})
         expected = ({"init": 0} if stage == "at_init" else {"train": dense}) | {"prune": 0} | last
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
@@ -149,16 +150,16 @@ def test_stages_that_the_result_does_not_need_are_checked_too() -> None:
 
 
 def test_other_ways_of_training_are_as_the_dense_network_is_trained_unless_it_is_said(tmp_path: Path) -> None:
-    for stage in ("lr_rewind", "rewind", "scratch_e"):
+    for stage in ("lr_rewind", "rewind", "scratch_e", "scratch_b"):
         dense, _, last = steps(f"stage={stage}", "recipe=rethinking", "train.lr=0.3", f"{stage}.epochs=7")
         assert last.recipe == {**dense.recipe, "epochs": 7}
         assert [step.stage for step in steps(f"stage={stage}", "levels=iterative")][2] == (
-            "finetune" if stage == "scratch_e" else stage
+            "finetune" if stage.startswith("scratch") else stage
         )
     given = tmp_path / "resnet20.pth.tar"
     torch.save({"state_dict": archs.build("resnet20", 10).state_dict()}, given)
     assert [step.stage for step in steps("stage=scratch_e", f"resume={given}")] == ["prune", "scratch_e"]
-    with pytest.raises(UserError, match="does not say how its network was initialised"):
+    with pytest.raises(UserError, match="does not say how its network was trained"):
         steps("stage=rewind", f"resume={given}")
 
 

@@ -95,8 +95,8 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
     recorder.begin(describe(env.torch_device()))
     try:
         images = _dataset(step, env, recorder.reporter)
-        recorder.watch(len(images.train), env)
         context = _context(step, images, env, recorder)
+        recorder.watch(context.data, env)
         with naming(step.stage, stage.recipe.KEYS):
             checkpoint = _checked(stage.run(context, recipe), step)
         result, outputs = report.measure_result(
@@ -120,6 +120,8 @@ def _leave(result: Result, checkpoint: Checkpoint, outputs: Outputs | None, reco
     """Write what the step has made, the result last."""
     run = recorder.run
     result["model_sha256"] = checkpoint.save(run.model, recorder.claim.check)
+    if kept := recorder.snapshots():
+        result["snapshots"] = kept
     if outputs:
         outputs.save(run.path, recorder.claim.check)
     picture = report.picture(run, checkpoint, recorder.claim.check)
@@ -171,7 +173,7 @@ def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
         source = Run(path.parent)
         if not (result := source.finished()):
             raise UserError(f"{step.name} needs {source.path.name}, which is not done; run its command again first")
-        return load(path, sha256=result.get("model_sha256"))
+        return load(path, sha256=source.digest(path, result))
     except ChangedError as error:
         remedy = "give the command again" if is_file(ref) else f"delete {path.parent} to make it again"
         raise UserError(f"{error}; {remedy}") from None

@@ -16,13 +16,16 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import nn
 
 from pruning import tracking
+from pruning.checkpoints import Checkpoint, snapshot
+from pruning.data import Data
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.execution.stop import StopRequest
-from pruning.files import cannot_write, publish, read_bytes, to_json, write_whole
-from pruning.runs import Result, Run, Step, claims
+from pruning.files import cannot_write, publish, read_bytes, sha256, to_json, write_whole
+from pruning.runs import Result, Run, Step, claims, snapshot_name
 from pruning.runs.chain import chain_settings
 from pruning.stages import chosen
 from pruning.training import ResumeState, TrainingHooks
@@ -44,6 +47,8 @@ class RunRecorder(TrainingHooks):
     rows: list[dict[str, Any]] = field(default_factory=list)  # of the epochs that are finished
     unsent: dict[str, float] | None = None
     metrics: BinaryIO | None = None
+    data: Data | None = None
+    epochs: int = 0  # that the training makes in all
 
     def begin(self, machine: dict[str, Any]) -> None:
         """Read what an earlier attempt has saved, and write down that this one has begun, on `machine`."""
@@ -69,9 +74,10 @@ class RunRecorder(TrainingHooks):
         except OSError as error:
             raise cannot_write(path, error) from None
 
-    def watch(self, images: int, env: Env) -> None:
-        """Show the step, of `images` training images, and have it tracked."""
-        step = self.step
+    def watch(self, data: Data, env: Env) -> None:
+        """Show the step, which looks at `data`, and have it tracked."""
+        step, images = self.step, len(data.train)
+        self.data, self.epochs = data, step.epochs
         self.reporter.begin(step.name, step.epochs * images, len(self.rows) * images)
         home = env.runs / ".wandb"
         self.tracker = tracking.tracker(asdict(env.wandb), about(step, env.runs), self.rows, home, self.reporter.note)
@@ -95,6 +101,23 @@ class RunRecorder(TrainingHooks):
     def state(self) -> ResumeState | None:
         return self.saved
 
+    def length(self, epochs: int) -> None:
+        if epochs != self.epochs and self.data:
+            self.reporter.length(epochs * len(self.data.train))
+        self.epochs = epochs
+
+    def after(self, epoch: int, model: nn.Module) -> None:
+        """Keep the network if a step is to start from it; as the state is saved after it, no kill comes between."""
+        if epoch in self.step.snapshots and self.data:
+            mean_std = {"mean": list(self.data.mean), "std": list(self.data.std)}
+            kept = Checkpoint(snapshot(model), {}, self.step.arch["name"], len(self.data.classes), mean_std)
+            kept.save(self.run.path / snapshot_name(epoch), self.claim.check)
+
+    def snapshots(self) -> dict[str, str]:
+        """Return the sha256 of each network that was kept, by its epoch."""
+        paths = {str(epoch): self.run.path / snapshot_name(epoch) for epoch in self.step.snapshots}
+        return {epoch: sha256(path) for epoch, path in paths.items() if path.exists()}
+
     def elapsed(self) -> float:
         """Return the seconds that the step has taken so far, over all attempts."""
         return self.earlier + time.monotonic() - self.began
@@ -117,7 +140,7 @@ class RunRecorder(TrainingHooks):
             raise cannot_write(self.run.path / "metrics.jsonl", error) from None
         self.rows.append(metrics)
         self.unsent = metrics
-        self.reporter.row(metrics, self.step.epochs)
+        self.reporter.row(metrics, self.epochs)
 
     def finish(self, result: Result) -> None:
         """Write the result: the step is done. LostClaim if another process has done it."""
@@ -131,6 +154,9 @@ class RunRecorder(TrainingHooks):
         if self.metrics:
             with suppress(OSError):
                 self.metrics.close()
+
+    def note(self, text: str) -> None:
+        self.reporter.note(f"{self.step.name}: {text}")
 
     def batch(self, images: int) -> None:
         self.reporter.batch(images)

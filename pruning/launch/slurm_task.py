@@ -16,7 +16,7 @@ from pruning.execution.execute import run_step
 from pruning.execution.stop import StopRequest
 from pruning.launch.worker import redirect
 from pruning.processes import slurm_job
-from pruning.runs import Run, Step
+from pruning.runs import Run, Step, run_of
 
 CHECKS, BETWEEN = 60, 10  # how often, and how many seconds apart, a job that got SIGTERM looks whether SLURM ends it
 JOB = "${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_}${SLURM_ARRAY_TASK_ID:-$SLURM_JOB_ID}"  # one task, not the array
@@ -38,7 +38,7 @@ class SlurmTask:
         self.rename()
         with StopRequest() as stop:
             for step in map(Step.from_json, self.steps):
-                if lost & {step.parent, *step.inputs.values()}:
+                if lost & {run_of(ref) for ref in step.references}:
                     lost.add(step.id)
                     continue
                 redirect(Run.for_step(step, env.runs).log)

@@ -35,13 +35,14 @@ def totals(sweep: Sweep) -> list[str]:
     alone = sum(step.epochs for chain in sweep.chains for step in chain)
     once = sum(step.epochs for step in sweep.steps)
     kinds = Counter(status.state for status in found.values())
+    most = "at most " if any(step.may_end_sooner for step in sweep.steps) else ""
     return [
         f"cells: {len(sweep.chains)}",
         f"steps: {len(sweep.steps)} ("
         + ", ".join(f"{n} {stage}" for stage, n in stages.items())
         + "); "
         + ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items())),
-        f"epochs: {once}, {sum(left.values())} of them still to make; each cell alone: {alone}, "
+        f"epochs: {most}{once}, {sum(left.values())} of them still to make; each cell alone: {alone}, "
         f"so sharing saves {alone - once}" + (f" ({(alone - once) / alone:.0%})" if alone else ""),
         f"time: {time_text(sweep.steps, left, sweep.env.runs)}",
     ]

@@ -10,25 +10,27 @@ from typing import Any
 from pruning import data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice
-from pruning.pipeline import feasible
-from pruning.pipeline.request import Request, group
-from pruning.runs import Run, Step, StepState, status_of
-from pruning.stages import DistillRecipe
+from pruning.pipeline import feasible, kept
+from pruning.pipeline.nodes import group
+from pruning.pipeline.request import Request
+from pruning.runs import Run, Step, StepState, run_of, status_of
+from pruning.stages import DistillRecipe, RewindRecipe
 
 
-def train(want: Request) -> Step:
-    """The dense network."""
+def train(want: Request, *epochs: int) -> Step:
+    """The dense network; `epochs` are those after which it is to be kept too."""
     if want.origin:
         raise UserError("resume= stands in place of training, so stage=train has nothing to do: give stage=finetune")
-    return want.step("train")
+    return want.step("train", snapshots=[*want.env.snapshots, *epochs])
 
 
-def prune(want: Request, retrain: str = "finetune") -> Step:
-    """Han et al. 2015: train, then prune; with several levels, finetune (or `retrain`) before each further one."""
+def prune(want: Request, retrained: Callable[[Step], Step] | None = None) -> Step:
+    """Han et al. 2015: train, then prune; with several levels, finetune (or as `retrained`) before each further one."""
     *earlier, target = want.sparsities("prune")
     step = None if want.origin else train(want)
     for sparsity in earlier:
-        step = want.step(retrain, after=want.step("prune", after=step, sparsity=sparsity))
+        pruned = want.step("prune", after=step, sparsity=sparsity)
+        step = retrained(pruned) if retrained else want.step("finetune", after=pruned)
     return want.step("prune", after=step, sparsity=target)
 
 
@@ -39,19 +41,39 @@ def finetune(want: Request) -> Step:
 
 def lr_rewind(want: Request) -> Step:
     """Renda et al. 2020: the pruned network, trained again as long and at the rates of the dense one, at each level."""
-    return want.step("lr_rewind", after=prune(want, "lr_rewind"))
+
+    def retrained(pruned: Step) -> Step:
+        return want.step("lr_rewind", after=pruned)
+
+    return retrained(prune(want, retrained))
 
 
 def rewind(want: Request) -> Step:
-    """Frankle and Carbin 2019: the kept weights go back to their initialisation before each training."""
+    """Frankle et al. 2020: before each training the kept weights go back to where the dense network was at an epoch."""
     if want.origin:
-        raise UserError("resume= does not say how its network was initialised, so stage=rewind cannot go back to that")
-    return want.step("rewind", after=prune(want, "rewind"))
+        raise UserError("resume= does not say how its network was trained, so stage=rewind cannot go back to that")
+    inputs = {}
+    recipe = want.recipe("rewind")
+    if isinstance(recipe, RewindRecipe) and (epoch := recipe.epoch):
+        dense = train(want, epoch)
+        if epoch > dense.epochs:
+            raise UserError(f"rewind.epoch={epoch}: the dense network is trained for train.epochs={dense.epochs} only")
+        inputs["start"] = dense.at(epoch)
+
+    def retrained(pruned: Step) -> Step:
+        return want.step("rewind", after=pruned, inputs=inputs)
+
+    return retrained(prune(want, retrained))
 
 
 def scratch_e(want: Request) -> Step:
     """Liu et al. 2019: the pruned network of the paper above, with fresh weights, trained as long as the dense one."""
     return want.step("scratch_e", after=prune(want))
+
+
+def scratch_b(want: Request) -> Step:
+    """Liu et al. 2019: the same, trained longer, with the multiply-adds that the dense one took."""
+    return want.step("scratch_b", after=prune(want))
 
 
 def distill(want: Request) -> Step:
@@ -89,6 +111,7 @@ RESULTS: dict[str, Callable[[Request], Step]] = {
     "lr_rewind": lr_rewind,
     "rewind": rewind,
     "scratch_e": scratch_e,
+    "scratch_b": scratch_b,
     "distill": distill,
     "at_init": at_init,
 }
@@ -110,7 +133,10 @@ def chain(
     wanted = result(want)
     sizes = {step.stage: step.recipe["batch_size"] for step in want.steps.values() if "batch_size" in step.recipe}
     feasible.check(want.steps.values(), want.images, want.dataset.get("val_fraction", 0.0), sizes)
-    return [*(step for step in want.steps.values() if step.id != wanted.id), wanted]
+    steps = [*(step for step in want.steps.values() if step.id != wanted.id), wanted]
+    if any(step.inputs for step in steps):
+        kept.check(steps, missing(steps, [wanted], env.runs), env.runs, config.get("redo"))
+    return steps
 
 
 def graph(chains: Iterable[Sequence[Step]]) -> list[Step]:
@@ -118,7 +144,7 @@ def graph(chains: Iterable[Sequence[Step]]) -> list[Step]:
     steps: dict[str, Step] = {}
     for steps_of_one in chains:
         for step in steps_of_one:
-            steps.setdefault(step.id, step)
+            steps[step.id] = steps[step.id].keeping(step.snapshots) if step.id in steps else step
     return list(steps.values())
 
 
@@ -138,7 +164,7 @@ def missing(steps: Sequence[Step], wanted: Iterable[Step], runs: Path) -> list[S
         if status.state != StepState.DONE:
             found.add(step.id)
         if status.state not in (StepState.DONE, StepState.DAMAGED):
-            todo += [step.parent or "", *step.inputs.values()]
+            todo += map(run_of, step.references)
     return [step for step in steps if step.id in found]
 
 

@@ -1,10 +1,7 @@
 """One composed config, read and checked once; typed from there on."""
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from pathlib import Path
 from typing import Any, Self
 
 from pruning import archs, data
@@ -12,15 +9,15 @@ from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
 from pruning.masks import Levels, prunable
+from pruning.pipeline.nodes import group, method_of, read_arch, read_dataset
 from pruning.pipeline.origin import Origin, origin_of
-from pruning.runs import Ref, Run, Step, find
-from pruning.settings import Settings, path_of, value_of
+from pruning.runs import Ref, Run, Step, find, run_of
+from pruning.settings import Settings, value_of
 from pruning.stages import STAGES, PruneRecipe, code_of
+from pruning.training import TrainRecipe
 
 # and the nodes of the stages
 NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", "sweep", "export", "report"}
-LONGEST = 60  # characters of a method in the name of a directory
-BUILD = "pruning.archs.build"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,24 +97,24 @@ class Request:
         return self.levels.sparsities(recipe.sparsity, pruned / weights)
 
     def step(
-        self, stage: str, after: Step | None = None, *, inputs: Mapping[str, Step | Ref] | None = None, **settings: Any
+        self,
+        stage: str,
+        after: Step | None = None,
+        *,
+        inputs: Mapping[str, Step | Ref] | None = None,
+        snapshots: Iterable[int] = (),
+        **settings: Any,
     ) -> Step:
         """Add the step of `stage` that starts from `after`; without it, from `resume=`, or from nothing.
 
         `inputs` are further checkpoints that it reads, by role: steps or ids of runs, each an ancestor of `after` or
-        done. `settings` replace those of the config, under the names of the recipe's fields.
+        done. After the epochs `snapshots` its network is kept too. `settings` replace those of the config, under the
+        names of the recipe's fields.
         """
         recipe = self.recipe(stage)
-        if settings:
-            with naming(stage, recipe.KEYS):
-                recipe = replace(recipe, **settings)
-        asked = getattr(recipe, "sparsity", None)
-        parent, before, places = None, None, {}
-        if after:
-            parent, before, places = after.id, after.sparsity, {after.id: after.name}
-        elif self.origin:
-            parent, before = self.origin.ref, self.origin.sparsity
-            places = {self.origin.ref: str(self.origin.file)}
+        with naming(stage, recipe.KEYS):
+            recipe = replace(recipe, **settings)
+        parent, before, places = self.begins_at(after)
         given = {role: self.named(role, source) for role, source in (inputs or {}).items()}
         step = Step(
             stage=stage,
@@ -130,14 +127,24 @@ class Request:
             inputs={role: ref for role, (ref, _) in given.items()},
             code=code_of(stage, recipe, self.dataset["name"], self.arch),
             num_classes=self.num_classes,
-            sparsity=before if asked is None else asked,
+            sparsity=getattr(recipe, "sparsity", before),
             method=method_of(recipe) if STAGES[stage].prunes else after.method if after else "",
+            length=recipe.length if isinstance(recipe, TrainRecipe) and recipe.length != recipe.epochs else None,
             level=(after.level if after else 0) + STAGES[stage].prunes,
             root=self.root,
             places=places | dict(given.values()),
         )
         self.check_inputs(step)
-        return self.steps.setdefault(step.id, step)
+        step = self.steps[step.id] = self.steps.get(step.id, step).keeping(snapshots)
+        return step
+
+    def begins_at(self, after: Step | None) -> tuple[Ref | None, float | None, dict[Ref, str]]:
+        """Return from what a step starts: its reference, its sparsity, and where it is found."""
+        if after:
+            return after.id, after.sparsity, {after.id: after.name}
+        if self.origin:
+            return self.origin.ref, self.origin.sparsity, {self.origin.ref: str(self.origin.file)}
+        return None, None, {}
 
     def precision(self, recipe: Settings, after: Step | None) -> str:
         """Return what the recipe asks for; a stage that trains nothing computes as its parent did."""
@@ -151,7 +158,9 @@ class Request:
         """Return the reference of an input, and where that is found."""
         if isinstance(source, Step):
             return source.id, source.name
-        if not (run := find(self.env.runs, source)):
+        if made_here := self.steps.get(run_of(source)):
+            return source, made_here.name
+        if not (run := find(self.env.runs, run_of(source))):
             raise UserError(f"{source}, wanted as {role}: no run in {self.env.runs} has that id")
         return source, run.path.name
 
@@ -162,50 +171,5 @@ class Request:
             ancestors.add(at)
             at = self.steps[at].parent
         for role, ref in step.inputs.items():
-            if ref not in ancestors and not Run(self.env.runs / step.places[ref]).done:
+            if run_of(ref) not in ancestors and not Run(self.env.runs / step.places[ref]).done:
                 raise UserError(f"{step.stage} reads {ref} as {role}: it does not start from that, and it is not done")
-
-
-def method_of(recipe: Settings) -> str:
-    """Return the words that tell a pruning from the usual one, fit for a directory's name."""
-    words = [
-        value if isinstance(value, str) else "-".join([key, *value])
-        for key, value in recipe.non_defaults().items()
-        if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str))
-    ]
-    return re.sub(r"[^\w.+-]", "_", "-".join(words))[:LONGEST]
-
-
-def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the node `name`, which must be a group of settings."""
-    node = config.get(name)
-    if not isinstance(node, Mapping) or "name" not in node:
-        raise UserError(f"{name} must be a group of settings with a name, got {node!r}; give {name}=NAME")
-    return node
-
-
-def read_arch(node: Mapping[str, Any]) -> str:
-    """Return the name of the architecture. `_target_` is there for hydra.utils.instantiate."""
-    for key in node:
-        check_choice("a setting of arch", key, ("name", "_target_"))
-    if (target := node.get("_target_", BUILD)) != BUILD:
-        raise UserError(f"arch._target_ must be {BUILD}, got {target!r}; the architecture is chosen by arch.name")
-    return check_choice("arch", node["name"], archs.ARCHS)
-
-
-def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
-    """Return what is hashed of the dataset, its directory if it is one, and what is known of it."""
-    settings = data.DatasetSettings.read(node, "dataset")
-    if settings.root is not None:
-        settings = replace(settings, root=str(path_of("dataset.root", settings.root).resolve()))
-    with naming("dataset"):
-        info = described(settings, env.data, progress)
-    hashed = {key: value for key, value in settings.non_defaults().items() if key != "root"}
-    hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
-    return hashed, settings.root, info
-
-
-@lru_cache
-def described(settings: data.DatasetSettings, cache: Path, progress: data.Progress | None) -> data.Info:
-    """Look at the dataset once for a whole sweep."""
-    return data.info(settings, cache=cache, progress=progress)

@@ -50,7 +50,7 @@ def measure_result(
         **measured,  # type: ignore[typeddict-item] # test_*, and val_* where held out
         "train_loss": rows[-1]["train_loss"] if rows else None,
         **counted,
-        "epochs": step.epochs,
+        "epochs": len(rows),
         "seconds": seconds,
         "before": _before(step, measured, runs, just_pruned),
         "normalisation": checkpoint.normalisation,

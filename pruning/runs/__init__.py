@@ -4,7 +4,7 @@ from pruning.runs.outputs import Outputs
 from pruning.runs.result import Result
 from pruning.runs.run import Run, every, find, lineage, results
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
-from pruning.runs.step import VERSION, Ref, Step, is_file
+from pruning.runs.step import VERSION, Ref, Step, is_file, run_of, snapshot_name
 
 __all__ = [
     "LOST",
@@ -21,6 +21,8 @@ __all__ = [
     "is_file",
     "lineage",
     "results",
+    "run_of",
+    "snapshot_name",
     "status_of",
     "statuses",
 ]

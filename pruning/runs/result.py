@@ -31,7 +31,7 @@ class Result(TypedDict):
     prunable_nonzero: int
     macs: int
     macs_nonzero: int
-    epochs: int
+    epochs: int  # that were trained, after a rewinding those after it
     seconds: float
     before: Mapping[str, float] | None  # test_top1, test_top5, test_loss right after the last pruning
     model_sha256: NotRequired[str]  # of model.safetensors; since 0.3, like what follows
@@ -39,4 +39,5 @@ class Result(TypedDict):
     effective_nonzero: NotRequired[int]  # prunable weights that are kept and on a path from the input to the output
     empty_layers: NotRequired[tuple[str, ...]]  # names of those that have no weight left
     layers: NotRequired[Mapping[str, tuple[int, int]]]  # kept and all weights of each layer that was pruned, in order
+    snapshots: NotRequired[Mapping[str, str]]  # sha256 of epoch-N.safetensors, by N: the network after N epochs
     settings: NotRequired[Mapping[str, Any]]  # of the whole chain, flat, like train.lr: what tells results apart

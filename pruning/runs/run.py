@@ -14,7 +14,7 @@ from pruning.errors import UserError
 from pruning.files import DamagedError, read_json, read_lines, sha256, write_json
 from pruning.runs import claims
 from pruning.runs.result import Result
-from pruning.runs.step import Step, is_file, kinds_of
+from pruning.runs.step import Step, is_file, kinds_of, snapshot_name
 from pruning.settings import value_of
 
 BEFORE = ("test_top1", "test_top5", "test_loss")
@@ -89,6 +89,18 @@ class Run:
         except OSError as error:
             reason += f" cannot be read ({error.strerror})"
         raise DamagedError(self.model, f"{reason}; delete {self.path} to make it again")
+
+    def digest(self, path: Path, result: Result) -> str | None:
+        """Return the sha256 that a network of this run had when it was written; None if that was not written down.
+
+        `path` is the model, or a snapshot; DamagedError for one that the run has not kept.
+        """
+        if path == self.model:
+            return result.get("model_sha256")
+        for epoch, digest in result.get("snapshots", {}).items():
+            if path.name == snapshot_name(epoch):
+                return digest
+        raise DamagedError(path, "the run was made without it")
 
     def config(self) -> dict[str, Any] | None:
         return read_json(self.path / "config.json")

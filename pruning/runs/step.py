@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self, get_type_hints
@@ -14,7 +14,7 @@ from pruning.settings import value_of
 VERSION = 2  # of what a spec means: raise it when the same spec would give another result
 
 Ref = str
-"""A checkpoint: the id of a step (`r3c763539b80e`), or `sha256:...` of a file."""
+"""A checkpoint: the id of a step (`r3c763539b80e`; `r3c763539b80e@4`: after its epoch 4), or `sha256:...` of a file."""
 
 
 def is_file(ref: Ref) -> bool:
@@ -22,10 +22,20 @@ def is_file(ref: Ref) -> bool:
     return ref.startswith("sha256:")
 
 
+def run_of(ref: Ref) -> Ref:
+    """Return the id of the step that made it; that of a file is itself."""
+    return ref.partition("@")[0]
+
+
 @cache  # 150 microseconds, for each of thousands of files
 def kinds_of(record: type) -> dict[str, Any]:
     """Return the type of each field."""
     return get_type_hints(record)
+
+
+def snapshot_name(epoch: int | str) -> str:
+    """Return the name of the file of a network as it was after an epoch."""
+    return f"epoch-{epoch}.safetensors"
 
 
 def unhashed(**default: Any) -> Any:
@@ -51,6 +61,8 @@ class Step:
     sparsity: float | None = unhashed(default=None)  # asked for so far along the chain; None: dense
     method: str = unhashed(default="")  # what tells the last pruning from the usual one, like `random-layer`
     level: int = unhashed(default=0)  # number of prunings so far
+    length: int | None = unhashed(default=None)  # epochs that it trains, at most; None: what its recipe says
+    snapshots: tuple[int, ...] = unhashed(default=())  # epochs after which its network is kept, for who starts from it
     root: str | None = unhashed(default=None)  # the directory of an image_folder
     places: Mapping[Ref, str] = unhashed(default_factory=dict)  # of parent and inputs: a directory in runs, or a file
 
@@ -75,7 +87,13 @@ class Step:
 
     @property
     def epochs(self) -> int:
-        return self.recipe.get("epochs", 0)
+        """How many it trains; where that comes out on the way, at most."""
+        return self.recipe.get("epochs", 0) if self.length is None else self.length
+
+    @property
+    def may_end_sooner(self) -> bool:
+        """Whether `epochs` is a limit, and the masked network says how many there are."""
+        return self.epochs > self.recipe.get("epochs", 0)
 
     @property
     def purpose(self) -> str:
@@ -90,7 +108,19 @@ class Step:
     def place(self, ref: Ref, runs: Path) -> Path:
         """Return the file of the checkpoint that the step reads as `ref`."""
         place = runs / self.places[ref]  # an absolute path stays what it is
-        return place if is_file(ref) else place / "model.safetensors"
+        if is_file(ref):
+            return place
+        _, _, epoch = ref.partition("@")
+        return place / (snapshot_name(epoch) if epoch else "model.safetensors")
+
+    def at(self, epoch: int) -> Ref:
+        """Return the reference of its network as it was after `epoch` epochs, which its run keeps if it knows."""
+        return f"{self.id}@{epoch}"
+
+    def keeping(self, epochs: Iterable[int]) -> Self:
+        """Return the same step, whose run keeps the network after these epochs too."""
+        kept = {*self.snapshots, *epochs} & {*range(1, self.epochs + 1)}
+        return replace(self, snapshots=tuple(sorted(kept)))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

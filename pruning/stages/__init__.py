@@ -3,6 +3,18 @@
 from pruning.stages.context import Context, Inputs, fed_as
 from pruning.stages.distill import DistillRecipe
 from pruning.stages.prune import PruneRecipe
+from pruning.stages.retrain import RewindRecipe
 from pruning.stages.stage import STAGES, Stage, chosen, code_of
 
-__all__ = ["STAGES", "Context", "DistillRecipe", "Inputs", "PruneRecipe", "Stage", "chosen", "code_of", "fed_as"]
+__all__ = [
+    "STAGES",
+    "Context",
+    "DistillRecipe",
+    "Inputs",
+    "PruneRecipe",
+    "RewindRecipe",
+    "Stage",
+    "chosen",
+    "code_of",
+    "fed_as",
+]

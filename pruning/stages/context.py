@@ -65,10 +65,12 @@ class Context:
     def device(self) -> torch.device:
         return self.data.train.images.device
 
-    def trained(self, model: nn.Module, mask: Mask, recipe: TrainRecipe, loss: Loss | None = None) -> Checkpoint:
+    def trained(
+        self, model: nn.Module, mask: Mask, recipe: TrainRecipe, loss: Loss | None = None, first_epoch: int = 0
+    ) -> Checkpoint:
         """Train `model` on the data under the recipe, its pruned weights exactly zero, and return what it became.
 
-        `loss` as `fit` takes it.
+        `loss` and `first_epoch` as `fit` takes them.
         """
         fit(
             model,
@@ -80,6 +82,7 @@ class Context:
             precision=self.precision,
             hooks=self.hooks,
             loss=loss,
+            first_epoch=first_epoch,
         )
         return self.checkpoint(model, mask)
 

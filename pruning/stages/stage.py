@@ -19,7 +19,7 @@ from pruning.stages.distill import DistillRecipe, distill
 from pruning.stages.finetune import finetune
 from pruning.stages.init import InitRecipe, at_init, init
 from pruning.stages.prune import PruneRecipe, prune
-from pruning.stages.retrain import lr_rewind, rewind, scratch_e
+from pruning.stages.retrain import RewindRecipe, ScratchBRecipe, lr_rewind, rewind, scratch_b, scratch_e
 from pruning.stages.train import train
 from pruning.training import TrainRecipe
 
@@ -41,8 +41,9 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
     "prune": Stage(prune, PruneRecipe, prunes=True),
     "finetune": Stage(finetune, TrainRecipe),
     "lr_rewind": Stage(lr_rewind, TrainRecipe),
-    "rewind": Stage(rewind, TrainRecipe),
+    "rewind": Stage(rewind, RewindRecipe),
     "scratch_e": Stage(scratch_e, TrainRecipe),
+    "scratch_b": Stage(scratch_b, ScratchBRecipe),
     "distill": Stage(distill, DistillRecipe),
     "at_init": Stage(at_init, TrainRecipe),
 }

@@ -17,6 +17,9 @@ class Reporter:
         """A step of `images` image passes starts, `done` of them in an earlier attempt."""
         self.note(f"{name}: " + ("starts" if not done else f"continues at {done / max(images, 1):.0%}"))
 
+    def length(self, images: int) -> None:
+        """The step takes that many image passes in all, other than was thought when it began."""
+
     def batch(self, images: int) -> None:
         """One more batch of `images` was given to the device."""
 
@@ -58,6 +61,9 @@ class RichReporter(Reporter):
         self.bars.start()
         self.task = self.bars.add_task(name, total=images or None, completed=done, text="")
         self.text, self.since, self.images = "", time.monotonic(), 0
+
+    def length(self, images: int) -> None:
+        self.bars.update(self.task, total=images)
 
     def batch(self, images: int) -> None:
         self.images += images

@@ -40,11 +40,20 @@ class TrainingHooks:
         """Return what was saved last, if this step was interrupted."""
         return None
 
+    def length(self, epochs: int) -> None:
+        """Take the number of epochs that the training makes in all, those of an earlier attempt included."""
+
+    def after(self, epoch: int, model: nn.Module) -> None:
+        """Look at `model` after that many epochs: before the state of that moment is saved, and on going on from it."""
+
     def save(self, state: ResumeState) -> None:
         """Keep `state` instead of what was saved before."""
 
     def row(self, metrics: dict[str, float]) -> None:
         """Take the figures of one epoch."""
+
+    def note(self, text: str) -> None:
+        """Say something that people should know."""
 
     def batch(self, images: int) -> None:
         """Count one dispatched batch of `images` images."""
@@ -65,18 +74,22 @@ def fit(
     precision: str = "fp32",
     hooks: TrainingHooks | None = None,
     loss: Loss | None = None,
+    first_epoch: int = 0,
 ) -> None:
     """Train `model` in place on `data.train`, on the device of the data.
 
-    It takes `recipe.epochs`, or what is left of them after `hooks.state()`. The weights that `mask` prunes are exactly
-    zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and augmentation;
-    `precision` is "fp32" or "bf16".
+    It takes `recipe.epochs`, or what is left of them after `hooks.state()`; those before `first_epoch` are left out, as
+    if they had been made elsewhere: rates and data are those of the epochs that follow. The weights that `mask` prunes
+    are exactly zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and
+    augmentation; `precision` is "fp32" or "bf16".
     `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
     Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
     with StateError if `hooks.state()` is of another training.
     """
-    loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks(), loss)
-    while loop.epoch < recipe.epochs:
+    loop = TrainingLoop(
+        model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks(), loss, first_epoch
+    )
+    while loop.epoch < loop.epochs:
         loop.run_epoch()
 
 
@@ -93,6 +106,7 @@ class TrainingLoop:
         precision: str,
         hooks: TrainingHooks,
         loss: Loss | None = None,
+        first_epoch: int = 0,
     ) -> None:
         device = data.train.images.device
         # torch's types know no memory_format here
@@ -106,12 +120,16 @@ class TrainingLoop:
         self.shape |= recipe.arguments("schedule")
         self.enforce = masks.enforcer(self.mask, model)
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
-        self.epoch, self.batch = 0, 0  # the next step to make
+        self.first, self.epochs = first_epoch, recipe.epochs - first_epoch
+        self.epoch, self.batch = 0, 0  # the next step to make, counted from the first epoch
         self.seconds = 0.0  # spent on this epoch so far
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch: losses, right answers
         self.enforce()
+        hooks.length(self.epochs)
         if state := hooks.state():
             self.restore(state)
+            if self.epoch and not self.batch:
+                hooks.after(self.epoch, self.model)
 
     def restore(self, state: ResumeState) -> None:
         """Go on from `state`; StateError if it is not of this training."""
@@ -125,7 +143,7 @@ class TrainingLoop:
         self.optimizer.load_state_dict(state["optimizer"])
         self.sums.copy_(state["sums"])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], float(state["seconds"])
-        if self.epoch not in range(self.recipe.epochs + 1) or self.batch not in range(self.steps):
+        if self.epoch not in range(self.epochs + 1) or self.batch not in range(self.steps):
             raise ValueError(f"there is no batch {self.batch} of epoch {self.epoch}")
 
     def save(self) -> None:
@@ -138,9 +156,8 @@ class TrainingLoop:
         began, earlier = time.monotonic(), self.seconds
         seed, purpose = self.stream
         size = self.recipe.batch_size
-        batches = train_batches(
-            self.data, batch_size=size, seed=seed, purpose=purpose, epoch=self.epoch, first=self.batch
-        )
+        at = self.first + self.epoch
+        batches = train_batches(self.data, batch_size=size, seed=seed, purpose=purpose, epoch=at, first=self.batch)
         for images, labels in batches:
             self.step(images, labels)
             self.batch += 1
@@ -154,6 +171,7 @@ class TrainingLoop:
             self.report(losses / len(self.data.train), 100 * right / len(self.data.train))
             self.epoch, self.batch, self.seconds = self.epoch + 1, 0, 0.0
             self.sums.zero_()
+            self.hooks.after(self.epoch, self.model)
         self.save()
         if self.hooks.stopping():
             raise Interrupted
@@ -179,7 +197,7 @@ class TrainingLoop:
 
     def rate(self, batch: int) -> float:
         """Return the learning rate of the step with that batch of this epoch."""
-        progress = (self.epoch * self.steps + batch) / (self.recipe.epochs * self.steps)
+        progress = ((self.first + self.epoch) * self.steps + batch) / (self.recipe.epochs * self.steps)
         return learning_rate(progress, self.recipe.lr, **self.shape)
 
     def report(self, train_loss: float, train_top1: float) -> None:

@@ -37,6 +37,11 @@ class TrainRecipe(Settings):
     def axes(cls) -> Axes:
         return {"optimizer": OPTIMIZERS, "schedule": SCHEDULES}
 
+    @property
+    def length(self) -> int:
+        """The epochs that such a training makes; where that comes out on the way, at most."""
+        return self.epochs
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.nesterov and "nesterov" not in self.idle() and not self.momentum:

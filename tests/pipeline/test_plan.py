@@ -1,5 +1,6 @@
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,6 +84,7 @@ def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain
         "lr_rewind",
         "rewind",
         "scratch_e",
+        "scratch_b",
         "distill",
         "at_init",
     ]
@@ -107,6 +109,40 @@ def test_several_levels_prune_and_finetune_in_turn_up_to_the_wanted_sparsity(cha
     assert ids(chain("levels=iterative", "prune.percent=0.488", "stage=prune")) == ids(steps)[:-1]
     assert ids(chain("levels.at=[0.2,0.36,0.488,0.7]", "prune.percent=0.488")) == ids(steps)
     assert ids(chain("prune.percent=0.2")) == ids(steps)[:3]
+
+
+def test_a_dense_network_keeps_what_any_cell_goes_back_to(chain: Chain, env: Env) -> None:
+    def resolve(_wanted: str) -> str:
+        return "fp32"
+
+    kept = replace(env, snapshots=(1, 99))
+    cells = [plan.chain(composed("stage=rewind", f"rewind.epoch={epoch}"), kept, resolve) for epoch in (0, 3, 5)]
+    dense = plan.graph(cells)[0]
+    assert (dense.stage, dense.snapshots) == ("train", (1, 3, 5))
+    assert len({steps[0].id for steps in cells}) == 1
+    assert [steps[-1].inputs for steps in cells] == [{}, {"start": f"{dense.id}@3"}, {"start": f"{dense.id}@5"}]
+    assert [steps[-1].epochs for steps in cells] == [8, 5, 3]
+    assert ids(cells[0]) == ids(chain("stage=rewind"))
+    iterated = chain("stage=rewind", "rewind.epoch=3", "levels=iterative")
+    assert [step.inputs for step in iterated if step.stage == "rewind"] == [{"start": f"{dense.id}@3"}] * 3
+    assert plan.missing(cells[1], cells[1][-1:], Path("nowhere")) == cells[1]
+
+
+@pytest.mark.parametrize("epoch", [8, 9, -1])
+def test_there_must_be_something_left_to_train_after_rewinding(chain: Chain, epoch: int) -> None:
+    with pytest.raises(UserError, match=r"^rewind.epoch must be (below epochs=8|>= 0)"):
+        chain("stage=rewind", f"rewind.epoch={epoch}")
+    with pytest.raises(UserError, match=r"^rewind.epoch=4: the dense network is trained for train.epochs=2 only"):
+        chain("stage=rewind", "rewind.epoch=4", "rewind.epochs=8", "train.epochs=2")
+
+
+@pytest.mark.parametrize(("most", "expected"), [("null", (16, True)), ("3", (3, False)), ("8", (8, False))])
+def test_scratch_b_is_planned_with_the_most_that_it_may_train(
+    chain: Chain, most: str, expected: tuple[int, bool]
+) -> None:
+    last = chain("stage=scratch_b", f"scratch_b.max_epochs={most}")[-1]
+    assert (last.epochs, last.may_end_sooner) == expected
+    assert Step.from_json(last.to_json()) == last
 
 
 def test_many_chains_become_one_graph_without_repeats_parents_first(chain: Chain, env: Env) -> None:

@@ -10,13 +10,16 @@ import torch
 from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
 from pruning.data import Data, Split, train_batches
+from pruning.errors import UserError
 from pruning.masks import CRITERIA, SCOPES, Criterion, Scores, Scoring
 from pruning.masks.scopes import Groups
 from pruning.stages import STAGES, Context, DistillRecipe, Inputs, PruneRecipe
 from pruning.stages.init import InitRecipe
-from pruning.training import TrainRecipe
+from pruning.stages.retrain import RewindRecipe, ScratchBRecipe
+from pruning.training import TrainingHooks, TrainRecipe
 from tests.helpers import equal
 
+STILL: dict[str, Any] = {"epochs": 1, "batch_size": 23, "lr": 1e-30}
 ONE = TrainRecipe(epochs=1, batch_size=23, lr=0.05, momentum=0.9, weight_decay=5e-4)
 PRUNABLE = {"resnet20": 267_696, "vgg16": 14_710_464}
 
@@ -167,11 +170,12 @@ def test_inputs_are_read_each_time_they_are_asked_for() -> None:
 
 def test_rewinding_goes_back_to_the_initialisation_of_the_dense_network_and_scratch_to_another(tiny: Data) -> None:
     """Trained at a rate of almost 0, the weights are what they began as."""
-    still = TrainRecipe(epochs=1, batch_size=23, lr=1e-30)
+    still = TrainRecipe(**STILL)
     dense = run("train", tiny, ONE)
     began = run("train", tiny, still)
     cut = pruned(tiny, dense, 0.8)
-    found = {stage: run(stage, tiny, still, cut) for stage in ("lr_rewind", "rewind", "scratch_e")}
+    recipes = {"lr_rewind": still, "rewind": RewindRecipe(**STILL), "scratch_e": still}
+    found = {stage: run(stage, tiny, recipe, cut) for stage, recipe in recipes.items()}
     names = [name for name, value in cut.weights.items() if value.ndim > 1]  # a bias of 0 moves at any rate
     wanted = masks.masked(began.weights, cut.mask)
     assert all(torch.equal(found["rewind"].weights[name], wanted[name]) for name in names)
@@ -181,6 +185,50 @@ def test_rewinding_goes_back_to_the_initialisation_of_the_dense_network_and_scra
         masks.check(made.mask, made.weights)
         if stage == "scratch_e":
             assert not torch.equal(made.weights["conv1.weight"], found["rewind"].weights["conv1.weight"])
+
+
+def test_rewinding_to_an_epoch_starts_from_what_was_kept_with_its_buffers(tiny: Data) -> None:
+    start, cut = run("train", tiny, ONE), pruned(tiny, run("train", tiny, replace(ONE, epochs=2)), 0.8)
+    context = Context("resnet20", 3, tiny, 0, "fp32", cut, Inputs({"start": lambda: start}))
+    hooks = Counting()
+    recipe = RewindRecipe(epochs=3, epoch=2, batch_size=23, lr=1e-30)
+    made = STAGES["rewind"].run(replace(context, hooks=hooks), recipe)
+    wanted = masks.masked(start.weights, cut.mask)
+    assert hooks.lengths == [recipe.length] == [1]
+    assert all(torch.equal(made.weights[name], wanted[name]) for name, value in wanted.items() if value.ndim > 1)
+    assert made.weights["bn1.num_batches_tracked"] == start.weights["bn1.num_batches_tracked"] + 2
+    assert equal(made.mask, cut.mask)
+    with pytest.raises(UserError, match=r"^epoch must be below epochs=3, of which those after it are trained, got 3"):
+        replace(recipe, epoch=3)
+
+
+class Counting(TrainingHooks):
+    def __init__(self) -> None:
+        self.lengths: list[int] = []
+        self.notes: list[str] = []
+
+    def length(self, epochs: int) -> None:
+        self.lengths.append(epochs)
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.mark.parametrize(("most", "noted"), [(None, True), (3, True), (100, False), (0, True)])
+def test_scratch_b_trains_until_it_took_the_multiply_adds_of_the_dense_network(
+    tiny: Data, most: int | None, noted: bool
+) -> None:
+    few = replace(tiny, train=Split(tiny.train.images[:8], tiny.train.labels[:8]))
+    cut, hooks = pruned(tiny, untrained(), 0.8), Counting()
+    recipe = ScratchBRecipe(epochs=2, batch_size=8, lr=1e-30, max_epochs=most)
+    counted = masks.cost(cut.network(), cut.mask, (3, 8, 8))
+    equal_work = round(2 * counted["macs"] / counted["macs_nonzero"])
+    made = STAGES["scratch_b"].run(Context("resnet20", 3, few, 0, "fp32", cut, hooks=hooks), recipe)
+    assert hooks.lengths == [min(equal_work, 4 if most is None else most)]
+    assert equal_work > 4
+    assert bool(hooks.notes) is noted
+    other = run("scratch_e", few, TrainRecipe(epochs=0, batch_size=8, lr=1e-30), cut)
+    assert torch.equal(made.weights["conv1.weight"], other.weights["conv1.weight"])
 
 
 def test_distilling_with_no_weight_is_finetuning_and_reads_no_teacher_and_with_some_keeps_the_mask(tiny: Data) -> None:

@@ -126,6 +126,26 @@ def test_the_mask_may_be_empty_or_leave_nothing_of_a_layer_and_the_usual_seed_is
         assert bool(model.get_parameter("conv1.weight").any()) is (mask is None)
 
 
+def test_a_training_may_begin_at_an_epoch_as_if_those_before_had_been_made(tiny: Data) -> None:
+    """Without an optimizer's memory, what one training makes in two goes is what it makes in one."""
+    plain = replace(RECIPES["momentum"], momentum=0.0, epochs=3)
+    whole, mask = network(), masks.prune(network(), 0.5)
+
+    class Keeping(Memory):
+        def after(self, epoch: int, model: nn.Module) -> None:
+            kept[epoch] = {name: value.clone() for name, value in model.state_dict().items()}
+
+    kept: dict[int, dict[str, Tensor]] = {}
+    hooks, later = Keeping(), Memory()
+    fit(whole, tiny, plain, mask=mask, hooks=hooks)
+    part = network()
+    part.load_state_dict(kept[1])
+    fit(part, tiny, plain, mask=mask, hooks=later, first_epoch=1)
+    assert equal(part.state_dict(), whole.state_dict())
+    assert equal(kept[3], whole.state_dict())
+    assert [row | {"epoch": row["epoch"] + 1} for row in later.rows] == hooks.rows[1:]
+
+
 def test_each_epoch_gives_a_row(tiny: Data) -> None:
     hooks, model = Memory(), network()
     fit(model, tiny, replace(SGD, lr=1e-30), hooks=hooks)  # the weights stay as they are

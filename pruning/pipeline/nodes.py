@@ -1,0 +1,61 @@
+"""Nodes of a composed config that are no stage's settings, read and checked."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pruning import archs, data
+from pruning.env import Env
+from pruning.errors import UserError, check_choice, naming
+from pruning.settings import Settings, path_of
+
+LONGEST = 60  # characters of a method in the name of a directory
+BUILD = "pruning.archs.build"
+
+
+def method_of(recipe: Settings) -> str:
+    """Return the words that tell a pruning from the usual one, fit for a directory's name."""
+    words = [
+        value if isinstance(value, str) else "-".join([key, *value])
+        for key, value in recipe.non_defaults().items()
+        if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str))
+    ]
+    return re.sub(r"[^\w.+-]", "_", "-".join(words))[:LONGEST]
+
+
+def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the node `name`, which must be a group of settings."""
+    node = config.get(name)
+    if not isinstance(node, Mapping) or "name" not in node:
+        raise UserError(f"{name} must be a group of settings with a name, got {node!r}; give {name}=NAME")
+    return node
+
+
+def read_arch(node: Mapping[str, Any]) -> str:
+    """Return the name of the architecture. `_target_` is there for hydra.utils.instantiate."""
+    for key in node:
+        check_choice("a setting of arch", key, ("name", "_target_"))
+    if (target := node.get("_target_", BUILD)) != BUILD:
+        raise UserError(f"arch._target_ must be {BUILD}, got {target!r}; the architecture is chosen by arch.name")
+    return check_choice("arch", node["name"], archs.ARCHS)
+
+
+def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
+    """Return what is hashed of the dataset, its directory if it is one, and what is known of it."""
+    settings = data.DatasetSettings.read(node, "dataset")
+    if settings.root is not None:
+        settings = replace(settings, root=str(path_of("dataset.root", settings.root).resolve()))
+    with naming("dataset"):
+        info = described(settings, env.data, progress)
+    hashed = {key: value for key, value in settings.non_defaults().items() if key != "root"}
+    hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
+    return hashed, settings.root, info
+
+
+@lru_cache
+def described(settings: data.DatasetSettings, cache: Path, progress: data.Progress | None) -> data.Info:
+    """Look at the dataset once for a whole sweep."""
+    return data.info(settings, cache=cache, progress=progress)
