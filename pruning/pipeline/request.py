@@ -108,8 +108,7 @@ class Request:
         """Add the step of `stage` that starts from `after`; without it, from `resume=`, or from nothing.
 
         `inputs` are further checkpoints that it reads, by role: steps or ids of runs, each an ancestor of `after` or
-        done. After the epochs `snapshots` its network is kept too. `settings` replace those of the config, under the
-        names of the recipe's fields.
+        done. After the epochs `snapshots` its network is kept too. `settings` replace fields of the config's recipe.
         """
         recipe = self.recipe(stage)
         with naming(stage, recipe.KEYS):
