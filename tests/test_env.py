@@ -31,7 +31,7 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
     plain = json.loads(json.dumps(made.to_json()))
     monkeypatch.chdir("/")
     assert Env.from_config(plain) == Env(runs=tmp_path / "a", data=tmp_path / "b", device="cpu", threads=2, wandb=wandb)
-    assert set(plain) == {"runs", "data", "device", "threads", "imports", "logits", "wandb"}
+    assert set(plain) == {"runs", "data", "device", "threads", "imports", "snapshots", "logits", "wandb"}
     assert "options" not in plain["wandb"]
     assert Env.from_config({"runs": "~/x"}).runs == Path("~/x").expanduser()
 
