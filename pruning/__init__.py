@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from pruning.export import load, save_onnx, save_sparse
     from pruning.masks import CRITERIA, SCOPES, Criterion, Mask, Scoring, keep_top, masked, prunable, prune, sparsity
     from pruning.masks.cost import cost
-    from pruning.pipeline.plan import RESULTS
+    from pruning.pipeline.results import RESULTS
     from pruning.report import COLUMNS
     from pruning.runs import Run, Step, results
     from pruning.stages import STAGES, Context, Stage
@@ -33,7 +33,7 @@ _HOMES = {
         *("CRITERIA", "SCOPES", "Criterion", "Mask", "Scoring"),
         *("cost", "keep_top", "masked", "prunable", "prune", "sparsity"),
     ),
-    "pruning.pipeline.plan": ("RESULTS",),
+    "pruning.pipeline.results": ("RESULTS",),
     "pruning.report": ("COLUMNS",),
     "pruning.runs": ("Run", "Step", "results"),
     "pruning.stages": ("STAGES", "Context", "Stage"),

@@ -14,7 +14,7 @@ from pruning.data import DATASETS
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.masks import CRITERIA, Levels
-from pruning.pipeline import plan
+from pruning.pipeline import plan, results
 from pruning.pipeline.request import NODES
 from pruning.runs import Step
 from pruning.settings import Settings
@@ -33,7 +33,7 @@ GROUPS = {
     "levels": ["iterative", "one_shot"],
     "prune": [*CRITERIA],
     "recipe": [*EPOCHS],
-    "stage": [*plan.RESULTS, *COMMANDS],
+    "stage": [*results.RESULTS, *COMMANDS],
 }
 
 
@@ -106,7 +106,7 @@ def test_each_arch_is_instantiated() -> None:
 
 
 def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
-    for recipe, stage in itertools.product(EPOCHS, plan.RESULTS):
+    for recipe, stage in itertools.product(EPOCHS, results.RESULTS):
         chain = steps(f"recipe={recipe}", f"stage={stage}")
         dense, tuned = EPOCHS[recipe]
         most = {"scratch_b": 2 * dense}.get(stage, dense)

@@ -11,7 +11,7 @@ from pruning.errors import UserError, naming
 from pruning.export.card import Product
 from pruning.export.loading import load
 from pruning.export.product import ExportSettings, export, rows
-from pruning.pipeline import plan
+from pruning.pipeline import plan, results
 from pruning.runs import Run
 from pruning.tracking import reporter
 
@@ -35,12 +35,12 @@ def run(config: dict[str, Any], ways: Ways) -> None:
 
 def _planned(config: dict[str, Any], env: Env, ways: Ways) -> tuple[Run, Path]:
     """Return the run of the result that the config asks for; make it first where it is missing."""
-    wanted = {**config, "stage": {"name": plan.PRODUCT}}
+    wanted = {**config, "stage": {"name": results.PRODUCT}}
     step = plan.chain(wanted, env, progress=reporter().work)[-1]
     found = Run.for_step(step, env.runs)
     if not found.finished():
         if ways.make is None:
-            raise UserError(f"{step.name} is not done yet: run this command with stage={plan.PRODUCT} first")
+            raise UserError(f"{step.name} is not done yet: run this command with stage={results.PRODUCT} first")
         ways.make(wanted)
     return found, found.model
 

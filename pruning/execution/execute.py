@@ -106,7 +106,7 @@ def _run_stage(step: Step, env: Env, recorder: RunRecorder) -> None:
             env.runs,
             rows=recorder.rows,
             seconds=recorder.elapsed(),
-            just_pruned=stage.prunes,
+            just_pruned=stage.prunes and not stage.trains,
         )
         _leave(result, checkpoint, outputs if env.logits else None, recorder)
     except StateError as error:
@@ -168,7 +168,7 @@ def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
     path = step.place(ref, runs)
     try:
         if is_file(ref):
-            with naming(keys={"path": "resume"}):
+            with naming(keys={"path": "resume" if ref == step.parent else "prune.mask_from"}):
                 return load_as(path, step.arch["name"], step.num_classes, sha256=ref.removeprefix("sha256:"))
         source = Run(path.parent)
         if not (result := source.finished()):

@@ -2,6 +2,7 @@
 
 from pruning.masks.cost import cost
 from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
+from pruning.masks.during import DropAndGrow, Gradual, Updates, at_random, by_gradient
 from pruning.masks.effective import effective, on_a_path
 from pruning.masks.levels import Levels, sparsities
 from pruning.masks.mask import KINDS, Mask, check, counts, enforcer, masked, prunable, sparsity
@@ -13,11 +14,16 @@ __all__ = [
     "KINDS",
     "SCOPES",
     "Criterion",
+    "DropAndGrow",
+    "Gradual",
     "Levels",
     "Mask",
     "Scope",
     "Scores",
     "Scoring",
+    "Updates",
+    "at_random",
+    "by_gradient",
     "check",
     "cost",
     "counts",

@@ -90,7 +90,7 @@ def keep_top(
     mask: Mask = {}
     for names, count in groups.items():
         flat = torch.cat([scores[name].flatten() for name in names])
-        kept = _drop_lowest(flat, torch.cat([alive[name].flatten() for name in names]), count)
+        kept = drop_lowest(flat, torch.cat([alive[name].flatten() for name in names]), count)
         parts = kept.split([scores[name].numel() for name in names])
         mask |= {name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)}
     return {name: mask[name] for name in scores}
@@ -120,7 +120,7 @@ def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:
     return previous[name] if name in previous else torch.ones_like(score, dtype=torch.bool)
 
 
-def _drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
+def drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
     """Return a copy of `alive` (N,) in which `pruned` entries are False: the lowest alive scores have gone too."""
     keep = alive.clone()
     drop = pruned - int((~alive).sum())

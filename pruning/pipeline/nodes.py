@@ -18,7 +18,8 @@ BUILD = "pruning.archs.build"
 
 def method_of(recipe: Settings) -> str:
     """Return the words that tell a pruning from the usual one, fit for a directory's name."""
-    words = [
+    words = ["mask_from"] if getattr(recipe, "mask_from", None) else []
+    words += [
         value if isinstance(value, str) else "-".join([key, *value])
         for key, value in recipe.non_defaults().items()
         if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str))

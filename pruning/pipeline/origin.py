@@ -1,4 +1,4 @@
-"""The checkpoint that `resume=` gives in place of a dense network."""
+"""Checkpoints from elsewhere: that of `resume=`, in place of a dense network, and that of `prune.mask_from=`."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,19 +22,39 @@ class Origin:
     ref: Ref
     file: Path
     sparsity: float  # of its mask
+    masked: int  # weights that its mask names
     pruned: Mapping[str, tuple[int, int]]  # for each layer, by its weight: its weights, and how many are pruned
 
 
-def origin_of(resume: Any, arch: str, num_classes: int, runs: Path) -> Origin:
-    """Return the checkpoint that `resume=PATH_OR_ID` names."""
-    if type(resume) not in (str, int) or not str(resume).strip():
-        raise UserError(f"resume must be a path or the id of a run, got {resume!r}; null: train the dense network")
-    run = find(runs, str(resume))
+def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "resume") -> Origin:
+    """Return the checkpoint that `resume=PATH_OR_ID`, or another `key`, names."""
+    if type(given) not in (str, int) or not str(given).strip():
+        without = "train the dense network" if key == "resume" else "find the mask by prune.criterion"
+        raise UserError(f"{key} must be a path or the id of a run, got {given!r}; null: {without}")
+    run = find(runs, str(given))
     if run and not run.finished():
-        raise UserError(f"resume={resume}: that run is not done yet; run its command again first ({run.path})")
-    path = run.model if run else path_of("resume", str(resume))
-    with naming(keys={"path": "resume"}):
+        raise UserError(f"{key}={given}: that run is not done yet; run its command again first ({run.path})")
+    path = run.model if run else path_of(key, str(given))
+    with naming(keys={"path": key}):
         return read_origin(checkpoints.find_file(path).resolve(), arch, num_classes)
+
+
+def with_mask(node: Mapping[str, Any], origin: Origin | None) -> dict[str, Any]:
+    """Return the node `prune` with the sparsity of the mask from elsewhere; UserError if it says another one."""
+    if origin is None:
+        return dict(node)
+    name, percent = node["mask_from"], node.get("percent")
+    if not origin.sparsity:
+        raise UserError(f"prune.mask_from={name} is not pruned, so it has no mask to give")
+    weights = origin.masked
+    if percent is None or type(percent) not in (int, float):
+        return dict(node) | ({"percent": origin.sparsity} if percent is None else {})
+    if round(percent * weights) != round(origin.sparsity * weights):
+        raise UserError(
+            f"prune.percent={percent:g}: the mask of prune.mask_from={name} prunes {origin.sparsity:.6g}; "
+            "give that, or prune.percent=null"
+        )
+    return dict(node)
 
 
 @lru_cache
@@ -51,4 +71,5 @@ def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
     for name in prunable(found.network(), "conv+linear"):
         weights, kept = counts(found.mask, [name], sizes)
         pruned[name] = (weights, weights - kept)
-    return Origin(f"sha256:{digest}", path, sparsity(found.mask), pruned)
+    masked = sum(keep.numel() for keep in found.mask.values())
+    return Origin(f"sha256:{digest}", path, sparsity(found.mask), masked, pruned)

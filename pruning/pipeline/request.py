@@ -10,10 +10,10 @@ from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
 from pruning.masks import Levels, prunable
 from pruning.pipeline.nodes import group, method_of, read_arch, read_dataset
-from pruning.pipeline.origin import Origin, origin_of
-from pruning.runs import Ref, Run, Step, find, run_of
+from pruning.pipeline.origin import Origin, origin_of, with_mask
+from pruning.runs import Ref, Run, Step, find, is_file, run_of
 from pruning.settings import Settings, value_of
-from pruning.stages import STAGES, PruneRecipe, code_of
+from pruning.stages import STAGES, Selection, code_of
 from pruning.training import TrainRecipe
 
 # and the nodes of the stages
@@ -22,7 +22,7 @@ NODES = {"dataset", "arch", "stage", "levels", "seed", "resume", "redo", "env", 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """What a person wants; `pipeline.plan` turns it into steps, which gather in `steps`, parents first."""
+    """What a person wants; `pipeline.results` turns it into steps, which gather in `steps`, parents first."""
 
     nodes: Mapping[str, Any]  # the settings of the stages, as the config has them
     dataset: Mapping[str, Any]  # what is hashed of it
@@ -33,6 +33,7 @@ class Request:
     seed: int
     levels: Levels
     origin: Origin | None
+    mask: Origin | None  # what prune.mask_from names
     env: Env
     resolve: Callable[[str], str]  # makes "bf16" or "fp32" of "auto"
     steps: dict[Ref, Step] = field(default_factory=dict)
@@ -55,6 +56,10 @@ class Request:
         num_classes = info.num_classes
         arch = read_arch(group("arch", config))
         nodes = {name: config[name] for name in STAGES if name in config}
+        mask = None
+        if isinstance(node := nodes.get("prune"), Mapping) and (source := node.get("mask_from")) is not None:
+            mask = origin_of(source, arch, num_classes, env.runs, "prune.mask_from")
+            nodes["prune"] = with_mask(node, mask)
         for name, node in nodes.items():  # also those that this result does not need
             STAGES[name].recipe.check_keys(node, name)
             if not STAGES[name].recipe.missing(node):
@@ -71,6 +76,7 @@ class Request:
             seed=seed,
             levels=Levels.read(config.get("levels", {}), "levels"),
             origin=None if resume is None else origin_of(resume, arch, num_classes, env.runs),
+            mask=mask,
             env=env,
             resolve=resolve,
         )
@@ -82,7 +88,7 @@ class Request:
     def sparsities(self, stage: str) -> tuple[float, ...]:
         """Return the sparsities on the way to the one that the recipe of `stage` asks for; that is the last."""
         recipe = self.recipe(stage)
-        if not isinstance(recipe, PruneRecipe):
+        if not isinstance(recipe, Selection):
             raise TypeError(f"{stage} asks for no sparsity")
         with naming(stage):
             names = prunable(archs.skeleton(self.arch, self.num_classes), recipe.layers, recipe.include, recipe.exclude)
@@ -101,14 +107,15 @@ class Request:
         stage: str,
         after: Step | None = None,
         *,
-        inputs: Mapping[str, Step | Ref] | None = None,
+        inputs: Mapping[str, Step | Ref | Origin] | None = None,
         snapshots: Iterable[int] = (),
         **settings: Any,
     ) -> Step:
         """Add the step of `stage` that starts from `after`; without it, from `resume=`, or from nothing.
 
         `inputs` are further checkpoints that it reads, by role: steps or ids of runs, each an ancestor of `after` or
-        done. After the epochs `snapshots` its network is kept too. `settings` replace fields of the config's recipe.
+        done, or files. After the epochs `snapshots` its network is kept too. `settings` replace fields of the config's
+        recipe.
         """
         recipe = self.recipe(stage)
         with naming(stage, recipe.KEYS):
@@ -153,10 +160,12 @@ class Request:
         of_nodes = (node["precision"] for node in self.nodes.values() if "precision" in node)
         return self.resolve(wanted or next(of_nodes, "auto"))
 
-    def named(self, role: str, source: Step | Ref) -> tuple[Ref, str]:
+    def named(self, role: str, source: Step | Ref | Origin) -> tuple[Ref, str]:
         """Return the reference of an input, and where that is found."""
         if isinstance(source, Step):
             return source.id, source.name
+        if isinstance(source, Origin):
+            return source.ref, str(source.file)
         if made_here := self.steps.get(run_of(source)):
             return source, made_here.name
         if not (run := find(self.env.runs, run_of(source))):
@@ -170,5 +179,5 @@ class Request:
             ancestors.add(at)
             at = self.steps[at].parent
         for role, ref in step.inputs.items():
-            if run_of(ref) not in ancestors and not Run(self.env.runs / step.places[ref]).done:
+            if run_of(ref) not in ancestors and not is_file(ref) and not Run(self.env.runs / step.places[ref]).done:
                 raise UserError(f"{step.stage} reads {ref} as {role}: it does not start from that, and it is not done")

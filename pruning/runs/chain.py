@@ -19,6 +19,8 @@ def own_settings(step: Step) -> dict[str, Any]:
     found |= {f"dataset.{key}": value for key, value in others.items()}
     if step.parent and is_file(step.parent):
         found["resume"] = step.places[step.parent]
+    if (mask := step.inputs.get("mask")) and is_file(mask):
+        found[f"{step.stage}.mask_from"] = step.places[mask]
     found |= {f"{step.stage}.{key}": value for key, value in step.recipe.items()}
     return found | ({f"{step.stage}.precision": step.precision} if step.epochs else {})
 

@@ -2,7 +2,7 @@
 
 from pruning.stages.context import Context, Inputs, fed_as
 from pruning.stages.distill import DistillRecipe
-from pruning.stages.prune import PruneRecipe
+from pruning.stages.prune import PruneRecipe, Selection
 from pruning.stages.retrain import RewindRecipe
 from pruning.stages.stage import STAGES, Stage, chosen, code_of
 
@@ -13,6 +13,7 @@ __all__ = [
     "Inputs",
     "PruneRecipe",
     "RewindRecipe",
+    "Selection",
     "Stage",
     "chosen",
     "code_of",

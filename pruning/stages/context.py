@@ -9,7 +9,7 @@ from torch import nn
 from pruning import archs
 from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
-from pruning.masks import Mask
+from pruning.masks import Mask, Updates
 from pruning.training import Loss, TrainingHooks, TrainRecipe, fit
 
 
@@ -66,13 +66,19 @@ class Context:
         return self.data.train.images.device
 
     def trained(
-        self, model: nn.Module, mask: Mask, recipe: TrainRecipe, loss: Loss | None = None, first_epoch: int = 0
+        self,
+        model: nn.Module,
+        mask: Mask,
+        recipe: TrainRecipe,
+        loss: Loss | None = None,
+        first_epoch: int = 0,
+        updates: Updates | None = None,
     ) -> Checkpoint:
         """Train `model` on the data under the recipe, its pruned weights exactly zero, and return what it became.
 
-        `loss` and `first_epoch` as `fit` takes them.
+        `loss`, `first_epoch` and `updates` (of the mask) as `fit` takes them.
         """
-        fit(
+        mask = fit(
             model,
             self.data,
             recipe,
@@ -83,6 +89,7 @@ class Context:
             hooks=self.hooks,
             loss=loss,
             first_epoch=first_epoch,
+            updates=updates,
         )
         return self.checkpoint(model, mask)
 

@@ -5,22 +5,24 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pruning import masks
 from pruning.checkpoints import Checkpoint
 from pruning.data import train_batches
+from pruning.errors import UserError
 from pruning.masks import CRITERIA, KINDS, SCOPES
 from pruning.masks.controls import CONTROLS, inverted, shuffled
 from pruning.settings import Axes, Settings, setting
 from pruning.stages.context import Context
 
+SELECTING = ("criterion", "scope", "layers", "include", "exclude")  # what a mask from elsewhere has decided already
 BATCH = 128  # images in a batch that a criterion looks at
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneRecipe(Settings):
-    """What to remove; `sparsity` is cumulative, and called `percent` in the config."""
+class Selection(Settings):
+    """What goes, and how that is found; `sparsity` is cumulative, and called `percent` in the config."""
 
     KEYS: ClassVar = {"sparsity": "percent"}
 
@@ -30,7 +32,6 @@ class PruneRecipe(Settings):
     layers: str = setting("conv", among=tuple(KINDS))
     include: tuple[str, ...] = ()  # patterns for the names of layers
     exclude: tuple[str, ...] = ()
-    control: str = setting("none", among=CONTROLS)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -42,25 +43,55 @@ class PruneRecipe(Settings):
         return {"criterion": {name: criterion.score for name, criterion in CRITERIA.items()}, "scope": SCOPES}
 
     def idle(self) -> set[str]:
-        return super().idle() | ({"criterion", "scope", "control", *self.options} if self.sparsity == 0 else set())
+        return super().idle() | ({"criterion", "scope", *self.options} if self.sparsity == 0 else set())
+
+    def from_model(
+        self, model: nn.Module, sparsity: float, mask: masks.Mask, context: Context, *, inverse: bool = False
+    ) -> masks.Mask:
+        """Return the mask that prunes `model` to `sparsity`, from `mask` on; `inverse`: the best scores go first."""
+        criterion = CRITERIA[self.criterion].with_settings(**self.arguments("criterion"))
+        return masks.prune(
+            model,
+            sparsity,
+            inverted(criterion) if inverse else criterion,
+            partial(SCOPES[self.scope], **self.arguments("scope")),
+            layers=self.layers,
+            include=self.include,
+            exclude=self.exclude,
+            previous=mask,
+            batches=Batches(context),
+            seed=context.seed,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRecipe(Selection):
+    """How to prune at once; `mask_from` comes with the plan, as the input "mask", in place of a criterion."""
+
+    control: str = setting("none", among=CONTROLS)
+    mask_from: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mask_from is not None and self.control == "inverted":
+            raise UserError("control=inverted turns a criterion round, and with mask_from none is asked", "control")
+
+    def idle(self) -> set[str]:
+        idle = super().idle() | {"mask_from"} | ({"control"} if self.sparsity == 0 else set())
+        return idle if self.mask_from is None else {*idle, *SELECTING, *self.options}
 
 
 def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
-    """Remove the parent's lowest-scoring weights; train nothing (Han et al. 2015, arXiv 1506.02626, section 3)."""
+    """Remove the parent's lowest-scoring weights; train nothing (Han et al. 2015, arXiv 1506.02626, section 3).
+
+    With an input "mask" the weights go that are pruned there, whatever they are worth here.
+    """
     parent = context.start
-    criterion = CRITERIA[recipe.criterion].with_settings(**recipe.arguments("criterion"))
-    mask = masks.prune(
-        parent.network().to(context.device),
-        recipe.sparsity,
-        inverted(criterion) if recipe.control == "inverted" else criterion,
-        partial(SCOPES[recipe.scope], **recipe.arguments("scope")),
-        layers=recipe.layers,
-        include=recipe.include,
-        exclude=recipe.exclude,
-        previous=parent.mask,
-        batches=Batches(context),
-        seed=context.seed,
-    )
+    if "mask" in context.inputs:
+        mask = context.inputs["mask"].mask
+    else:
+        model, inverse = parent.network().to(context.device), recipe.control == "inverted"
+        mask = recipe.from_model(model, recipe.sparsity, parent.mask, context, inverse=inverse)
     if recipe.control == "shuffled":
         mask = shuffled(mask, parent.mask, context.seed)
     return replace(parent, weights=masks.masked(parent.weights, mask), mask=mask)

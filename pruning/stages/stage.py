@@ -1,7 +1,7 @@
 """The stages, by name: all that the rest of the program knows of them.
 
 A new stage is a function (context, recipe) -> Checkpoint in a file of its own, entered in STAGES, a result in
-`pipeline.plan` that places it in a chain, and a YAML in conf/stage.
+`pipeline.results` that places it in a chain, and a YAML in conf/stage.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,6 +20,7 @@ from pruning.stages.finetune import finetune
 from pruning.stages.init import InitRecipe, at_init, init
 from pruning.stages.prune import PruneRecipe, prune
 from pruning.stages.retrain import RewindRecipe, ScratchBRecipe, lr_rewind, rewind, scratch_b, scratch_e
+from pruning.stages.sparse_training import GradualRecipe, SparseRecipe, gradual, rigl, set_
 from pruning.stages.train import train
 from pruning.training import TrainRecipe
 
@@ -32,7 +33,11 @@ class Stage(Generic[R]):
 
     run: Callable[[Context, R], Checkpoint]
     recipe: type[R]
-    prunes: bool = False  # its figures are those "right after pruning", and it starts a new level
+    prunes: bool = False  # it chooses what goes, which starts a new level
+
+    @property
+    def trains(self) -> bool:
+        return issubclass(self.recipe, TrainRecipe)
 
 
 STAGES: dict[str, Stage[Any]] = {  # in the order of display
@@ -46,6 +51,9 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
     "scratch_b": Stage(scratch_b, ScratchBRecipe),
     "distill": Stage(distill, DistillRecipe),
     "at_init": Stage(at_init, TrainRecipe),
+    "gradual": Stage(gradual, GradualRecipe, prunes=True),
+    "rigl": Stage(rigl, SparseRecipe),
+    "set": Stage(set_, SparseRecipe),
 }
 
 

@@ -18,49 +18,13 @@ from pruning import masks
 from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
 from pruning.training.evaluation import autocast, measure
-from pruning.training.optimizers import optimizer_for, step_of
+from pruning.training.hooks import ResumeState, StateError, TrainingHooks
+from pruning.training.optimizers import forget, optimizer_for, step_of
 from pruning.training.recipe import TrainRecipe
-from pruning.training.schedules import learning_rate
-
-ResumeState = dict[str, Any]
-"""All that a training needs to continue to the same bits: tensors and numbers, for `torch.load(weights_only=True)`."""
+from pruning.training.schedules import cycled_momentum, learning_rate, progress_at
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images N x 3 x H x W, the logits N x C that the network gives them, labels N) -> what to minimise, a scalar."""
-
-
-class StateError(UserError):
-    """What was saved to continue from is not the state of this training."""
-
-
-class TrainingHooks:
-    """What a training reports and asks while it runs; this one keeps nothing and never stops."""
-
-    def state(self) -> ResumeState | None:
-        """Return what was saved last, if this step was interrupted."""
-        return None
-
-    def length(self, epochs: int) -> None:
-        """Take the number of epochs that the training makes in all, those of an earlier attempt included."""
-
-    def after(self, epoch: int, model: nn.Module) -> None:
-        """Look at `model` after that many epochs: before the state of that moment is saved, and on going on from it."""
-
-    def save(self, state: ResumeState) -> None:
-        """Keep `state` instead of what was saved before."""
-
-    def row(self, metrics: dict[str, float]) -> None:
-        """Take the figures of one epoch."""
-
-    def note(self, text: str) -> None:
-        """Say something that people should know."""
-
-    def batch(self, images: int) -> None:
-        """Count one dispatched batch of `images` images."""
-
-    def stopping(self) -> bool:
-        """Return whether to stop at the next batch."""
-        return False
 
 
 def fit(
@@ -75,22 +39,24 @@ def fit(
     hooks: TrainingHooks | None = None,
     loss: Loss | None = None,
     first_epoch: int = 0,
-) -> None:
-    """Train `model` in place on `data.train`, on the device of the data.
+    updates: masks.Updates | None = None,
+) -> masks.Mask:
+    """Train `model` in place on `data.train`, on the device of the data; return the mask that it ends with.
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`; those before `first_epoch` are left out, as
     if they had been made elsewhere: rates and data are those of the epochs that follow. The weights that `mask` prunes
     are exactly zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and
     augmentation; `precision` is "fp32" or "bf16".
     `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
+    The mask stays what it is unless `updates` change it; a step that changes it does not move the weights that stay.
     Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
     with StateError if `hooks.state()` is of another training.
     """
-    loop = TrainingLoop(
-        model, mask or {}, data, recipe, (seed, purpose), precision, hooks or TrainingHooks(), loss, first_epoch
-    )
+    hooks = hooks or TrainingHooks()
+    loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks, loss, first_epoch, updates)
     while loop.epoch < loop.epochs:
         loop.run_epoch()
+    return {name: keep.cpu() for name, keep in loop.mask.items()}
 
 
 class TrainingLoop:
@@ -107,29 +73,33 @@ class TrainingLoop:
         hooks: TrainingHooks,
         loss: Loss | None = None,
         first_epoch: int = 0,
+        updates: masks.Updates | None = None,
     ) -> None:
         device = data.train.images.device
         # torch's types know no memory_format here
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.mask = {name: keep.to(device) for name, keep in mask.items()}
         self.data, self.recipe, self.stream, self.precision, self.hooks = data, recipe, stream, precision, hooks
-        self.loss = loss or self.cross_entropy
-        self.optimizer = optimizer_for(recipe.optimizer, model, recipe.arguments("optimizer"))
+        self.loss, self.updates = loss or self.cross_entropy, updates
+        self.optimizer = optimizer_for(recipe.optimizer, model, recipe.of_optimizer())
         self.update = step_of(self.optimizer)
         self.shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
         self.shape |= recipe.arguments("schedule")
-        self.enforce = masks.enforcer(self.mask, model)
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.first, self.epochs = first_epoch, recipe.epochs - first_epoch
         self.epoch, self.batch = 0, 0  # the next step to make, counted from the first epoch
         self.seconds = 0.0  # spent on this epoch so far
         self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch: losses, right answers
-        self.enforce()
+        self.put_on(mask)
         hooks.length(self.epochs)
         if state := hooks.state():
             self.restore(state)
             if self.epoch and not self.batch:
                 hooks.after(self.epoch, self.model)
+
+    def put_on(self, mask: masks.Mask) -> None:
+        self.mask = {name: keep.to(self.sums.device) for name, keep in mask.items()}
+        self.enforce = masks.enforcer(self.mask, self.model)
+        self.enforce()
 
     def restore(self, state: ResumeState) -> None:
         """Go on from `state`; StateError if it is not of this training."""
@@ -140,6 +110,8 @@ class TrainingLoop:
 
     def take_over(self, state: ResumeState) -> None:
         self.model.load_state_dict(state["model"])
+        if self.updates:
+            self.put_on(state["mask"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.sums.copy_(state["sums"])
         self.epoch, self.batch, self.seconds = state["epoch"], state["batch"], float(state["seconds"])
@@ -147,7 +119,8 @@ class TrainingLoop:
             raise ValueError(f"there is no batch {self.batch} of epoch {self.epoch}")
 
     def save(self) -> None:
-        place = {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
+        place: ResumeState = {"mask": self.mask} if self.updates else {}
+        place |= {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
         self.hooks.save(place | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
 
     def run_epoch(self) -> None:
@@ -178,16 +151,16 @@ class TrainingLoop:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Make one optimizer step; pruned weights are zero after it."""
-        rate = self.rate(self.batch)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group.update(self.scheduled(self.batch))
         with autocast(images.device, self.precision):
             logits = self.model(images)
             loss = self.loss(images, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        self.update()
-        self.enforce()
+        if not self.updates or not self.change_mask(self.updates):
+            self.update()
+            self.enforce()
         right = (logits.detach().argmax(1) == labels).sum()
         self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
         self.hooks.batch(len(labels))
@@ -195,13 +168,28 @@ class TrainingLoop:
     def cross_entropy(self, _images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
-    def rate(self, batch: int) -> float:
-        """Return the learning rate of the step with that batch of this epoch."""
-        progress = ((self.first + self.epoch) * self.steps + batch) / (self.recipe.epochs * self.steps)
-        return learning_rate(progress, self.recipe.lr, **self.shape)
+    def change_mask(self, updates: masks.Updates) -> bool:
+        """Put on the mask that is due after this step's gradients; return whether there is another one."""
+        step = (self.first + self.epoch) * self.steps + self.batch
+        if (mask := updates(step, self.recipe.epochs * self.steps, self.model, self.mask)) is None:
+            return False
+        forget(self.optimizer, self.model, self.mask)
+        self.put_on(mask)
+        return True
+
+    def scheduled(self, batch: int) -> dict[str, Any]:
+        """Return what of the optimizer's settings changes, as the step with that batch of this epoch has it."""
+        recipe, step = self.recipe, (self.first + self.epoch) * self.steps + batch
+        progress = progress_at(step, recipe.epochs * self.steps, recipe.schedule, recipe.warmup)
+        found: dict[str, Any] = {"lr": learning_rate(progress, recipe.lr, **self.shape)}
+        if recipe.cycle:
+            high, low = recipe.cycle
+            momentum = cycled_momentum(progress, high, low, recipe.warmup)
+            found |= {"momentum": momentum} if recipe.optimizer == "sgd" else {"betas": (momentum, recipe.betas[1])}
+        return found
 
     def report(self, train_loss: float, train_top1: float) -> None:
-        row = {"epoch": self.epoch + 1, "lr": self.rate(self.batch - 1)}  # the rate of the last step
+        row = {"epoch": self.epoch + 1, "lr": self.scheduled(self.batch - 1)["lr"]}  # the rate of the last step
         row |= {"train_loss": train_loss, "train_top1": train_top1}
         row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}
         measured = measure(self.model, self.data, self.precision)

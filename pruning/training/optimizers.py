@@ -9,11 +9,11 @@ settings of training.
 """
 
 import inspect
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 Parameters = Iterable[nn.Parameter]
@@ -43,6 +43,14 @@ def optimizer_for(name: str, model: nn.Module, settings: dict[str, Any]) -> Opti
         plain = inspect.unwrap(method)
         plain.__dynamo_disable = plain  # torch caches the wrapped method here
     return OPTIMIZERS[name](model.parameters(), **settings)
+
+
+def forget(optimizer: Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> None:
+    """Zero what the optimizer has gathered of the weights that `mask` prunes: who returns starts anew."""
+    for name, keep in mask.items():
+        for gathered in optimizer.state[model.get_parameter(name)].values():
+            if isinstance(gathered, Tensor) and gathered.shape == keep.shape:
+                gathered.masked_fill_(~keep, 0)
 
 
 def step_of(optimizer: Optimizer) -> Callable[[], None]:

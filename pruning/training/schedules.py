@@ -30,7 +30,37 @@ def cosine(_progress: float, left: float, *, end: float) -> float:
     return end + (1 - end) * half_cosine(left)
 
 
-SCHEDULES: dict[str, Callable[..., float]] = {"constant": constant, "steps": steps, "linear": linear, "cosine": cosine}
+def one_cycle(progress: float, left: float, *, end: float) -> float:
+    """As `cosine`, counted as torch's OneCycleLR does: the peak is a step earlier, the last step is at the end."""
+    return cosine(progress, left, end=end)
+
+
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "steps": steps,
+    "linear": linear,
+    "cosine": cosine,
+    "one_cycle": one_cycle,
+}
+
+
+def progress_at(step: int, steps: int, schedule: str, warmup: float) -> float:
+    """Return the progress, in [0, 1], that `learning_rate` takes for step number `step` (from 0) of `steps`.
+
+    That is step / steps; for "one_cycle" the peak is at step `warmup * steps - 1`, and the last step has progress 1.
+    """
+    if schedule != "one_cycle":
+        return step / steps
+    peak = warmup * steps - 1
+    if step < peak:
+        return warmup * step / peak
+    return warmup + (1 - warmup) * (step - peak) / (steps - 1 - peak)
+
+
+def cycled_momentum(progress: float, high: float, low: float, warmup: float) -> float:
+    """Return the momentum that falls from `high` to `low` while the rate rises, and rises again (cosine-shaped)."""
+    far = progress / warmup if progress < warmup else 1 - (progress - warmup) / (1 - warmup)
+    return high + (low - high) * half_cosine(far)
 
 
 def learning_rate(
@@ -39,13 +69,13 @@ def learning_rate(
     """Return the learning rate at `progress` in [0, 1], the fraction of all optimizer steps already made.
 
     It rises from `start * peak` to `peak` over the first `warmup` (a fraction of the whole), then follows the
-    schedule, whose settings are `shape`. The rise is cosine-shaped for "cosine", so that "cosine" with a warm-up is
-    the one-cycle schedule (Smith and Topin 2017, arXiv 1708.07120); it is linear otherwise.
+    schedule, whose settings are `shape`. The rise is cosine-shaped for "cosine" and "one_cycle", which with a warm-up
+    are the one-cycle schedule (Smith and Topin 2017, arXiv 1708.07120); it is linear otherwise.
     """
     fall = SCHEDULES[schedule]
     if progress < warmup:
         rise = progress / warmup
-        return peak * (start + (1 - start) * (half_cosine(rise) if fall is cosine else rise))
+        return peak * (start + (1 - start) * (half_cosine(rise) if fall in (cosine, one_cycle) else rise))
     return peak * fall(progress, 1 - (progress - warmup) / (1 - warmup), **shape)
 
 

@@ -9,7 +9,7 @@ import torch
 from pruning import COLUMNS, CRITERIA, RESULTS, SCOPES, STAGES, Checkpoint, Context, Criterion, Scoring, Stage, Step
 from pruning.masks import Scores, masked
 from pruning.masks.scopes import Groups
-from pruning.pipeline import plan
+from pruning.pipeline import results
 from pruning.pipeline.request import Request
 from pruning.settings import Settings, limits, setting
 
@@ -47,7 +47,7 @@ def average(context: Context, recipe: AverageRecipe) -> Checkpoint:
 
 def averaged(want: Request) -> Step:
     """The finetuned network, averaged with the dense one and the one before the last pruning."""
-    last = plan.finetune(want)
+    last = results.finetune(want)
     dense, *_, earlier, _, _ = want.steps.values()
     return want.step("average", after=last, inputs={"dense": dense, "earlier": earlier})
 

@@ -9,7 +9,7 @@ from pruning import archs, masks
 from pruning.checkpoints import Checkpoint
 from pruning.env import Env
 from pruning.errors import UserError
-from pruning.pipeline import plan
+from pruning.pipeline import plan, results
 from pruning.pipeline.request import Request
 from pruning.runs import Step
 from tests.pipeline.made import composed, place
@@ -77,7 +77,7 @@ def test_what_decides_nothing_changes_no_id(chain: Chain, choices: list[str], id
 
 
 def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain) -> None:
-    assert list(plan.RESULTS) == [
+    assert list(results.RESULTS) == [
         "train",
         "prune",
         "finetune",
@@ -196,8 +196,8 @@ def test_precision_is_resolved_and_a_stage_that_trains_nothing_has_that_of_its_p
 
 def test_an_input_is_an_ancestor_or_done_before(env: Env) -> None:
     want, another = (Request.read(composed(f"seed={seed}"), env, lambda wanted: "fp32") for seed in (0, 1))
-    other = plan.train(another)
-    dense = plan.train(want)
+    other = results.train(another)
+    dense = results.train(want)
     pruned = want.step("prune", after=dense)
     plain = want.step("finetune", after=pruned)
     taught = want.step("finetune", after=pruned, inputs={"teacher": dense})
