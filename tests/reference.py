@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import OneCycleLR
 
 from pruning import rng
 from pruning.data import Data, train_batches
@@ -91,16 +92,36 @@ def fit(model: nn.Module, data: Data, recipe: TrainRecipe, mask: Mapping[str, Te
     for name, keep in mask.items():
         parameters[name].data[~keep] = 0.0
     step, steps = 0, recipe.epochs * math.ceil(len(data.train) / recipe.batch_size)
+    scheduler = one_cycle(optimizer, recipe, steps) if recipe.schedule == "one_cycle" else None
     for epoch in range(recipe.epochs):
         model.train()
         for images, labels in train_batches(data, batch_size=recipe.batch_size, seed=0, epoch=epoch):
-            optimizer.param_groups[0]["lr"] = learning_rate(step / steps, recipe.lr, **shape)
+            if not scheduler:
+                optimizer.param_groups[0]["lr"] = learning_rate(step / steps, recipe.lr, **shape)
             optimizer.zero_grad()
             F.cross_entropy(model(images), labels, label_smoothing=recipe.label_smoothing).backward()
             optimizer.step()
             for name, keep in mask.items():
                 parameters[name].data[~keep] = 0.0
             step += 1
+            if scheduler and step < steps:
+                scheduler.step()
+
+
+def one_cycle(optimizer: Optimizer, recipe: TrainRecipe, steps: int) -> OneCycleLR:
+    """Return torch's scheduler with the settings of the recipe."""
+    high, low = recipe.momentum_cycle or (0.0, 0.0)
+    return OneCycleLR(
+        optimizer,
+        recipe.lr,
+        steps,
+        pct_start=recipe.warmup,
+        div_factor=1 / recipe.start,
+        final_div_factor=recipe.start / recipe.end,
+        cycle_momentum=recipe.momentum_cycle is not None,
+        max_momentum=high,
+        base_momentum=low,
+    )
 
 
 def scores(name: str, model: nn.Module, batches: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

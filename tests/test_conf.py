@@ -24,14 +24,15 @@ from tests.commands import ROOT
 from tests.pipeline.made import composed
 
 CONF = ROOT / "conf"
-EPOCHS = {"quick": (8, 5), "original": (300, 40), "rethinking": (160, 40)}
+UNTRAINED = ("at_init", "gradual", "rigl", "set")  # they begin with an initialisation
+EPOCHS = {"quick": (8, 5), "original": (300, 40), "original_code": (300, 40), "rethinking": (160, 40)}
 OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", "image_folder": "original"}
 GROUPS = {
     "arch": [*archs.ARCHS],
     "dataset": [*DATASETS],
     "fit": ["neutral", "as_train", "as_finetune"],
     "levels": ["iterative", "one_shot"],
-    "prune": [*CRITERIA],
+    "prune": [*CRITERIA, "from_run"],
     "recipe": [*EPOCHS],
     "stage": [*results.RESULTS, *COMMANDS],
 }
@@ -55,6 +56,8 @@ def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
 @pytest.mark.parametrize(("group", "name"), [(g, n) for g, names in GROUPS.items() if g != "fit" for n in names])
 def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path) -> None:
     choice = (f"{group}={name}", *([f"dataset.root={folder}"] if name == "image_folder" else []))
+    if name == "from_run":  # planned below
+        return
     config = composed(*choice)
     assert set(config) == {*NODES - {"sweep"}, *STAGES}
     if group not in ("recipe", "levels"):
@@ -63,8 +66,9 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
         retrain = config["stage"]["name"] if group == "stage" and name not in ("train", "prune") else "finetune"
-        first = "init" if name == "at_init" else "train"
-        assert made == [first, *["prune", retrain] * (3 if name == "iterative" else 1)][: len(made)]
+        first = "init" if name in UNTRAINED else "train"
+        middle = [] if name == "gradual" else ["prune"]
+        assert made == [first, *[*middle, retrain] * (3 if name == "iterative" else 1)][: len(made)]
         assert made[-1] == config["stage"]["name"]
 
 
@@ -73,7 +77,7 @@ def test_the_defaults() -> None:
     names = [config[group]["name"] for group in ("dataset", "arch", "stage")]
     assert (names, config["seed"], config["resume"]) == (["digits", "resnet20", "finetune"], 0, None)
     usual = {"percent": 0.8, "criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
-    assert config["prune"] == usual | {"include": [], "exclude": []}
+    assert config["prune"] == usual | {"include": [], "exclude": [], "mask_from": None}
 
 
 NEEDED = {"epochs": 1, "batch_size": 1, "lr": 1.0}
@@ -111,7 +115,9 @@ def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:
         dense, tuned = EPOCHS[recipe]
         most = {"scratch_b": 2 * dense}.get(stage, dense)
         last = {"prune": {}, "finetune": {"finetune": tuned}, "distill": {"distill": tuned}}.get(stage, {stage: most})
-        expected = ({"init": 0} if stage == "at_init" else {"train": dense}) | {"prune": 0} | last
+        expected = ({"init": 0} if stage in UNTRAINED else {"train": dense}) | {"prune": 0} | last
+        if stage == "gradual":
+            del expected["prune"]
         assert [(step.stage, step.epochs) for step in chain] == [*expected.items()][: len(chain)]
         assert chain[-1].stage == stage
 

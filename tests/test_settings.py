@@ -59,7 +59,11 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
         ("finetune.nesterov", True, "=true needs a momentum above 0"),
         ("train.weight_decay", -1e-4, "must be >= 0, got -0.0001"),
         ("train.optimizer", "SGD", "must be one of adam, adamw, sgd, got 'SGD'"),
-        ("train.schedule", "step", "must be one of constant, cosine, linear, steps, got 'step'; did you mean steps?"),
+        (
+            "train.schedule",
+            "step",
+            "must be one of constant, cosine, linear, one_cycle, steps, got 'step'; did you mean steps?",
+        ),
         ("train.precision", "fp16", "must be one of auto, bf16, fp32, got 'fp16'; did you mean bf16?"),
         ("train.warmup", 15, "must be in [0, 1), got 15; did you mean 0.15?"),
         ("train.start", -1, "must be >= 0, got -1"),
@@ -69,6 +73,8 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
         ("train.milestones", "0.5", "must be a list of numbers like [0.5,0.75], got '0.5'"),
         ("train.milestones", [0.5, 75], "must be in [0, 1], got 75"),
         ("train.betas", [0.9, 1.0], "must be in [0, 1), got 1"),
+        ("train.momentum_cycle", [0.9], "must be two numbers like [0.95,0.85], got [0.9]"),
+        ("train.momentum_cycle", [0.9, 85], "must be in [0, 1), got 85; did you mean 0.85?"),
         ("train.betas", [0.9], "must be two numbers like [0.9,0.999], got [0.9]"),
     ],
 )
@@ -127,10 +133,11 @@ def test_neutral_values_are_pinned_and_left_out() -> None:
     neutral: dict[str, Any] = dict.fromkeys(("momentum", "weight_decay", "warmup", "start", "end"), 0.0)
     neutral |= {"precision": "auto", "optimizer": "sgd", "schedule": "constant", "nesterov": False}
     neutral |= {"betas": (0.9, 0.999), "milestones": (0.5, 0.75), "decay": 0.1, "label_smoothing": 0.0}
+    neutral |= {"momentum_cycle": None}
     assert recipe("train").values() == TRAIN | neutral
     assert recipe("train").non_defaults() == recipe("train", **neutral).non_defaults() == TRAIN
     neutral = {"criterion": "magnitude", "scope": "global", "layers": "conv", "control": "none"}
-    neutral |= {"include": (), "exclude": ()}
+    neutral |= {"include": (), "exclude": (), "mask_from": None}
     assert recipe("prune").values() == {"sparsity": 0.8} | neutral
     assert recipe("prune").non_defaults() == recipe("prune", **neutral).non_defaults() == {"percent": 0.8}
     assert DatasetSettings.read({"name": "digits"}, "dataset").non_defaults() == {"name": "digits"}

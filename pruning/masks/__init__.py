@@ -2,7 +2,7 @@
 
 from pruning.masks.cost import cost
 from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
-from pruning.masks.during import DropAndGrow, Gradual, Updates, at_random, by_gradient
+from pruning.masks.during import DropAndGrow, Gradual, Growth, Updates, at_random, by_gradient
 from pruning.masks.effective import effective, on_a_path
 from pruning.masks.levels import Levels, sparsities
 from pruning.masks.mask import KINDS, Mask, check, counts, enforcer, masked, prunable, sparsity
@@ -16,6 +16,7 @@ __all__ = [
     "Criterion",
     "DropAndGrow",
     "Gradual",
+    "Growth",
     "Levels",
     "Mask",
     "Scope",

@@ -21,6 +21,10 @@ Masks are on the network's device or on the CPU; nothing but the arguments may d
 """
 
 
+Growth = Callable[[nn.Parameter, torch.Generator], Tensor]
+"""(a weight with its gradient, a stream of its layer and step) -> scores of its shape: the highest are grown."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Gradual:
     """Prune to `sparsity` along a cubic curve: quickly at first, slower as less is left (Zhu and Gupta 2017).
@@ -67,7 +71,7 @@ class DropAndGrow:
     kept weights goes; what `growth` scores highest of all that is not kept then comes, from zero (Evci et al. 2020).
     """
 
-    growth: Callable[[nn.Parameter, torch.Generator], Tensor]
+    growth: Growth
     seed: int
     fraction: float = 0.3
     until: float = 0.75

@@ -26,8 +26,10 @@ class Origin:
     pruned: Mapping[str, tuple[int, int]]  # for each layer, by its weight: its weights, and how many are pruned
 
 
-def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "resume") -> Origin:
-    """Return the checkpoint that `resume=PATH_OR_ID`, or another `key`, names."""
+def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "resume") -> Origin | None:
+    """Return the checkpoint that `resume=PATH_OR_ID`, or another `key`, names; None for null."""
+    if given is None:
+        return None
     if type(given) not in (str, int) or not str(given).strip():
         without = "train the dense network" if key == "resume" else "find the mask by prune.criterion"
         raise UserError(f"{key} must be a path or the id of a run, got {given!r}; null: {without}")
@@ -39,21 +41,23 @@ def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "r
         return read_origin(checkpoints.find_file(path).resolve(), arch, num_classes)
 
 
-def with_mask(node: Mapping[str, Any], origin: Origin | None) -> dict[str, Any]:
-    """Return the node `prune` with the sparsity of the mask from elsewhere; UserError if it says another one."""
-    if origin is None:
-        return dict(node)
-    name, percent = node["mask_from"], node.get("percent")
-    if not origin.sparsity:
-        raise UserError(f"prune.mask_from={name} is not pruned, so it has no mask to give")
-    weights = origin.masked
-    if percent is None or type(percent) not in (int, float):
-        return dict(node) | ({"percent": origin.sparsity} if percent is None else {})
-    if round(percent * weights) != round(origin.sparsity * weights):
-        raise UserError(
-            f"prune.percent={percent:g}: the mask of prune.mask_from={name} prunes {origin.sparsity:.6g}; "
-            "give that, or prune.percent=null"
-        )
+def masks_of(nodes: Mapping[str, Any], arch: str, num_classes: int, runs: Path) -> dict[str, Origin]:
+    """Return by stage the checkpoint that its `mask_from` names."""
+    given = {name: node.get("mask_from") for name, node in nodes.items() if isinstance(node, Mapping)}
+    found = {name: origin_of(one, arch, num_classes, runs, f"{name}.mask_from") for name, one in given.items()}
+    return {name: origin for name, origin in found.items() if origin}
+
+
+def with_mask(node: Mapping[str, Any], mask: Origin, stage: str) -> dict[str, Any]:
+    """Return the node of a stage with the sparsity of the mask from elsewhere; UserError if it says another one."""
+    source, percent = f"{stage}.mask_from={node['mask_from']}", node.get("percent")
+    if not mask.sparsity:
+        raise UserError(f"{source} is not pruned, so it has no mask to give")
+    if percent is None:
+        return {**node, "percent": mask.sparsity}
+    if type(percent) in (int, float) and round(percent * mask.masked) != round(mask.sparsity * mask.masked):
+        text = f"the mask of {source} prunes {mask.sparsity:.6g}; give that, or {stage}.percent=null"
+        raise UserError(f"{stage}.percent={percent:g}: {text}")
     return dict(node)
 
 

@@ -10,7 +10,7 @@ from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
 from pruning.masks import Levels, prunable
 from pruning.pipeline.nodes import group, method_of, read_arch, read_dataset
-from pruning.pipeline.origin import Origin, origin_of, with_mask
+from pruning.pipeline.origin import Origin, masks_of, origin_of, with_mask
 from pruning.runs import Ref, Run, Step, find, is_file, run_of
 from pruning.settings import Settings, value_of
 from pruning.stages import STAGES, Selection, code_of
@@ -33,7 +33,7 @@ class Request:
     seed: int
     levels: Levels
     origin: Origin | None
-    mask: Origin | None  # what prune.mask_from names
+    masks: Mapping[str, Origin]  # what prune.mask_from names, by stage
     env: Env
     resolve: Callable[[str], str]  # makes "bf16" or "fp32" of "auto"
     steps: dict[Ref, Step] = field(default_factory=dict)
@@ -56,16 +56,13 @@ class Request:
         num_classes = info.num_classes
         arch = read_arch(group("arch", config))
         nodes = {name: config[name] for name in STAGES if name in config}
-        mask = None
-        if isinstance(node := nodes.get("prune"), Mapping) and (source := node.get("mask_from")) is not None:
-            mask = origin_of(source, arch, num_classes, env.runs, "prune.mask_from")
-            nodes["prune"] = with_mask(node, mask)
+        masks = masks_of(nodes, arch, num_classes, env.runs)
+        nodes |= {name: with_mask(nodes[name], mask, name) for name, mask in masks.items()}
         for name, node in nodes.items():  # also those that this result does not need
             STAGES[name].recipe.check_keys(node, name)
             if not STAGES[name].recipe.missing(node):
                 STAGES[name].recipe.read(node, name)
         ExportSettings.read(config.get("export", {}), "export")
-        resume = config.get("resume")
         return cls(
             nodes=nodes,
             dataset=dataset,
@@ -75,8 +72,8 @@ class Request:
             arch=arch,
             seed=seed,
             levels=Levels.read(config.get("levels", {}), "levels"),
-            origin=None if resume is None else origin_of(resume, arch, num_classes, env.runs),
-            mask=mask,
+            origin=origin_of(config.get("resume"), arch, num_classes, env.runs),
+            masks=masks,
             env=env,
             resolve=resolve,
         )
@@ -113,9 +110,8 @@ class Request:
     ) -> Step:
         """Add the step of `stage` that starts from `after`; without it, from `resume=`, or from nothing.
 
-        `inputs` are further checkpoints that it reads, by role: steps or ids of runs, each an ancestor of `after` or
-        done, or files. After the epochs `snapshots` its network is kept too. `settings` replace fields of the config's
-        recipe.
+        `inputs` are other checkpoints that it reads, by role: files, or steps or ids of runs, ancestors of `after` or
+        done. After the epochs `snapshots` its network is kept. `settings` replace fields of the config's recipe.
         """
         recipe = self.recipe(stage)
         with naming(stage, recipe.KEYS):

@@ -22,8 +22,8 @@ def train(want: Request, *epochs: int) -> Step:
 
 def prune(want: Request, retrained: Callable[[Step], Step] | None = None) -> Step:
     """Han et al. 2015: train, then prune; with several levels, finetune (or as `retrained`) before each further one."""
-    if want.mask:
-        return _with_mask(want, want.mask)
+    if "prune" in want.masks:
+        return _with_mask(want, want.masks["prune"])
     *earlier, target = want.sparsities("prune")
     step = None if want.origin else train(want)
     for sparsity in earlier:
@@ -120,7 +120,7 @@ def set_(want: Request) -> Step:
 def gradual(want: Request) -> Step:
     """Zhu and Gupta 2017: the network is pruned while it trains, from its initialisation or from `resume=`."""
     of_prune = want.recipe("prune")
-    if want.mask or not isinstance(of_prune, PruneRecipe) or of_prune.control != "none":
+    if want.masks or not isinstance(of_prune, PruneRecipe) or of_prune.control != "none":
         raise UserError("stage=gradual finds its mask while it trains: prune.control and prune.mask_from are of others")
     if len(want.sparsities("gradual")) > 1:
         raise UserError("stage=gradual prunes in steps of its own, gradual.interval; give levels=one_shot")
@@ -135,8 +135,8 @@ def _pruned_untrained(want: Request, stage: str) -> Step:
             f"resume= is a network that was trained, so stage={stage} cannot prune it at its initialisation"
         )
     start = want.step("init")
-    if want.mask:
-        return want.step("prune", after=start, inputs={"mask": want.mask})
+    if "prune" in want.masks:
+        return want.step("prune", after=start, inputs={"mask": want.masks["prune"]})
     if len(want.sparsities("prune")) > 1:
         raise UserError(f"stage={stage} prunes once, with no training before that; give levels=one_shot")
     return want.step("prune", after=start)

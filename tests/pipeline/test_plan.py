@@ -87,6 +87,9 @@ def test_the_chain_ends_with_the_wanted_stage_and_names_its_parents(chain: Chain
         "scratch_b",
         "distill",
         "at_init",
+        "gradual",
+        "rigl",
+        "set",
     ]
     stages = ["train", "prune", "finetune"]
     for i, stage in enumerate(stages):

@@ -25,6 +25,12 @@ RECIPES = {
     "adam": ADAM,
     "adamw": replace(ADAM, optimizer="adamw", betas=(0.8, 0.99)),
 }
+ONE_CYCLE: dict[str, Any] = {"schedule": "one_cycle", "warmup": 0.3, "start": 0.1, "end": 1e-4}
+CYCLED = {  # whose rates are torch's but for the last bits
+    "one cycle": replace(SGD, **ONE_CYCLE, momentum_cycle=(0.95, 0.85)),
+    "one cycle, momentum stays": replace(SGD, **ONE_CYCLE),
+    "one cycle, adam": replace(ADAM, **(ONE_CYCLE | {"momentum_cycle": (0.95, 0.85)})),
+}
 
 
 class Memory(TrainingHooks):
@@ -78,9 +84,19 @@ def trained(data: Data, recipe: TrainRecipe, hooks: TrainingHooks, **options: An
     return model.state_dict()
 
 
-@pytest.mark.parametrize("case", [*RECIPES, "bf16"])
+@pytest.mark.parametrize("recipe", CYCLED.values(), ids=CYCLED)
+def test_one_cycle_is_torchs_scheduler_to_rounding(tiny: Data, recipe: TrainRecipe) -> None:
+    model, expected = network(), network()
+    mask = masks.prune(model, 0.5)
+    fit(model, tiny, recipe, mask=mask)
+    reference.fit(expected, tiny, recipe, mask)
+    for name, value in expected.state_dict().items():
+        assert torch.allclose(model.state_dict()[name], value, rtol=1e-4, atol=1e-5), name
+
+
+@pytest.mark.parametrize("case", [*RECIPES, "bf16", "one cycle"])
 def test_a_fit_that_is_interrupted_again_and_again_comes_to_the_same_bits(tiny: Data, case: str) -> None:
-    recipe, precision = (RECIPES["nesterov"], "bf16") if case == "bf16" else (RECIPES[case], "fp32")
+    recipe, precision = (RECIPES["nesterov"], "bf16") if case == "bf16" else ((RECIPES | CYCLED)[case], "fp32")
     whole = Memory()
     expected = trained(tiny, recipe, whole, precision=precision)
     for stop in (1, 3):  # batches; an epoch has 5
