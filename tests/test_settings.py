@@ -100,7 +100,7 @@ def test_a_missing_setting_is_named() -> None:
     for stage, key in [("train", "epochs"), ("finetune", "lr"), ("prune", "percent")]:
         without = {k: v for k, v in NEEDED[stage].items() if k != key}
         for node in (without, without | {key: None}, without | {key: "???"}):
-            advice = "" if stage == "prune" else " or choose a recipe"
+            advice = ", or prune.mask_from=ID_OR_PATH" if stage == "prune" else " or choose a recipe"
             text = f"{stage}.{key} is not set: give {stage}.{key}=...{advice}"
             assert refusal(STAGES[stage].recipe, node, stage) == text
 

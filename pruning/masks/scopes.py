@@ -12,6 +12,8 @@ import torch
 
 from pruning.errors import UserError
 
+CHANNELS = 3  # of an image
+
 Groups = Mapping[tuple[str, ...], int]
 Scope = Callable[..., Groups]
 
@@ -42,11 +44,13 @@ def erk(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int])
 def uniform_plus(shapes: Mapping[str, torch.Size], total: int, pruned: Mapping[str, int]) -> Groups:
     """As `layer`, but the first convolution stays whole, and of a last linear layer at most 80 % go.
 
-    (Gale et al. 2019, arXiv 1902.09574.) UserError if the others have not as many weights as are to be pruned.
+    (Gale et al. 2019, arXiv 1902.09574.) The first convolution is the one that takes images, of CHANNELS; it need not
+    be prunable. UserError if the others have not as many weights as are to be pruned.
     """
     sizes = {name: shape.numel() for name, shape in shapes.items()}
     most, names = dict(sizes), list(shapes)
-    most[names[0]] = pruned[names[0]]
+    if shapes[names[0]][1:2] == (CHANNELS,) and len(shapes[names[0]]) == 4:
+        most[names[0]] = pruned[names[0]]
     if len(shapes[names[-1]]) == 2:
         most[names[-1]] = max(pruned[names[-1]], 4 * sizes[names[-1]] // 5)
     if total > sum(most.values()):

@@ -125,6 +125,8 @@ def gradual(want: Request) -> Step:
     if len(want.sparsities("gradual")) > 1:
         raise UserError("stage=gradual prunes in steps of its own, gradual.interval; give levels=one_shot")
     start = None if want.origin else want.step("init")
+    if not getattr(want.recipe("gradual"), "epochs", 0):
+        raise UserError("gradual.epochs must be >= 1 to prune during training, got 0")
     options = {**of_prune.options, **want.recipe("gradual").options}  # of the criterion
     return want.step("gradual", after=start, options=options)
 

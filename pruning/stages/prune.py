@@ -68,6 +68,8 @@ class Selection(Settings):
 class PruneRecipe(Selection):
     """How to prune at once; `mask_from` comes with the plan, as the input "mask", in place of a criterion."""
 
+    ADVICE: ClassVar = ", or prune.mask_from=ID_OR_PATH"
+
     control: str = setting("none", among=CONTROLS)
     mask_from: str | None = None
 

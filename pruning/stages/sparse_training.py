@@ -27,12 +27,15 @@ class GradualRecipe(TrainRecipe, Selection):
         super().__post_init__()
         if self.begin > self.until:
             raise UserError(f"begin must be at most until={self.until:g}, got {self.begin:g}", "begin")
-        if not self.epochs:
-            raise UserError("epochs must be >= 1 to prune during training, got 0", "epochs")
 
 
 def gradual(context: Context, recipe: GradualRecipe) -> Checkpoint:
-    """Prune while training, along a cubic curve to the exact sparsity (Zhu and Gupta 2017, arXiv 1710.01878)."""
+    """Prune while training, along a cubic curve to the exact sparsity (Zhu and Gupta 2017, arXiv 1710.01878).
+
+    UserError without an epoch to do it in.
+    """
+    if not recipe.epochs:
+        raise UserError("epochs must be >= 1 to prune during training, got 0", "epochs")
     parent = context.start
     model = parent.network()
     sizes = {name: weight.numel() for name, weight in model.named_parameters()}

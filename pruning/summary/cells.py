@@ -10,6 +10,7 @@ from typing import Any
 from pruning.files import DamagedError
 from pruning.runs import Result, Run, every
 from pruning.runs.chain import chain_settings
+from pruning.stages import STAGES
 from pruning.summary.quality import Quality
 from pruning.summary.statistics import paired
 
@@ -147,9 +148,13 @@ def _training(entry: Entry) -> dict[str, Any]:
 
 
 def _macs_of_an_epoch(entry: Entry, entries: Mapping[str, Entry]) -> int:
-    """Return the multiply-adds for one training image: all passes of the network, and the forward one of each input."""
+    """Return the multiply-adds for one training image: all passes of the network, and the forward one of each input.
+
+    A network that was pruned while it was trained counts as if it had been dense all the time: at most so much.
+    """
     read = sum(entries[id].result["macs_nonzero"] for id in entry.reads if id in entries)
-    return PASSES * entry.result["macs_nonzero"] + read
+    shrank = entry.level and entry.result["epochs"] and STAGES[entry.settings["stage"]].prunes
+    return PASSES * entry.result["macs" if shrank else "macs_nonzero"] + read
 
 
 def pruned(found: Gathered) -> list[Entry]:
