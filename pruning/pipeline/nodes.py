@@ -11,6 +11,8 @@ from pruning import archs, data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.settings import Settings, path_of
+from pruning.settings.settings import own_fields
+from pruning.training import TrainRecipe
 
 LONGEST = 60  # characters of a method in the name of a directory
 BUILD = "pruning.archs.build"
@@ -18,11 +20,13 @@ BUILD = "pruning.archs.build"
 
 def method_of(recipe: Settings) -> str:
     """Return the words that tell a pruning from the usual one, fit for a directory's name."""
+    of_training = {f.name for f in own_fields(TrainRecipe)} if isinstance(recipe, TrainRecipe) else set()
     words = ["mask_from"] if getattr(recipe, "mask_from", None) else []
     words += [
         value if isinstance(value, str) else "-".join([key, *value])
         for key, value in recipe.non_defaults().items()
-        if isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str))
+        if key not in of_training
+        and (isinstance(value, str) or (isinstance(value, list) and isinstance(value[0], str)))
     ]
     return re.sub(r"[^\w.+-]", "_", "-".join(words))[:LONGEST]
 

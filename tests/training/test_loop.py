@@ -110,6 +110,68 @@ def test_a_fit_that_is_interrupted_again_and_again_comes_to_the_same_bits(tiny: 
         assert rows + hooks.rows == whole.rows
 
 
+UPDATES: dict[str, masks.Updates] = {
+    "rigl": masks.DropAndGrow(growth=masks.by_gradient, seed=0, interval=2, until=1.0),
+    "set": masks.DropAndGrow(growth=masks.at_random, seed=0, interval=3, until=1.0),
+    "gradual": masks.Gradual(
+        prune=lambda model, sparsity, mask: masks.prune(model, sparsity, previous=mask),
+        sparsity=0.8,
+        initial=0.5,
+        interval=2,
+    ),
+}
+
+
+@pytest.mark.parametrize("updates", UPDATES.values(), ids=UPDATES)
+@pytest.mark.parametrize("recipe", [RECIPES["nesterov"], RECIPES["adam"]], ids=["sgd", "adam"])
+def test_a_mask_that_changes_is_kept_and_continued_to_the_same_bits(
+    tiny: Data, updates: masks.Updates, recipe: TrainRecipe
+) -> None:
+    def run(hooks: TrainingHooks) -> tuple[dict[str, Tensor], masks.Mask]:
+        model = network()
+        mask = fit(model, tiny, recipe, mask=masks.prune(model, 0.5), hooks=hooks, updates=updates)
+        masks.check(mask, model.state_dict())
+        return model.state_dict(), mask
+
+    weights, mask = run(TrainingHooks())
+    assert not equal(mask, masks.prune(network(), 0.5))
+    for stop in (1, 3):
+        hooks = Memory(stop)
+        for _ in range(10 // stop):
+            with pytest.raises(Interrupted):
+                run(hooks)
+            hooks = Memory(stop, saved=hooks.saved)
+        again, its_mask = run(hooks)
+        assert equal(again, weights)
+        assert equal(its_mask, mask)
+
+
+def test_who_returns_starts_from_zero_and_without_what_the_optimizer_had_gathered(tiny: Data) -> None:
+    seen = []
+
+    def swap(step: int, _steps: int, model: nn.Module, mask: masks.Mask) -> masks.Mask | None:
+        weights = model.get_parameter("conv2.weight")
+        if step == 4:
+            seen.append(weights.detach().clone())
+            return {name: ~keep for name, keep in mask.items()}
+        if step == 5:
+            seen.append(weights.detach().clone())
+        return None
+
+    model = network()
+    start = masks.prune(model, 0.5)
+    recipe = replace(SGD, epochs=1, lr=1e-3, schedule="constant", batch_size=8)
+    mask = fit(model, tiny, recipe, mask=start, updates=swap)
+    before, after = seen
+    kept = start["conv2.weight"]
+    assert before[kept].all()
+    assert not after.any()  # what was kept went, what came is zero still: no update in that step
+    moved = model.state_dict()["conv2.weight"]
+    assert not moved[kept].any()
+    assert 0 < moved[~kept].abs().max() < 0.1  # one step from zero
+    assert equal(mask, {name: ~keep for name, keep in start.items()})
+
+
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_the_loop_equals_the_obvious_one_and_pruned_weights_are_plus_zero_after_every_step(
     tiny: Data, recipe: TrainRecipe
