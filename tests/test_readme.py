@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pruning import archs, masks
+from pruning.checkpoints import Checkpoint
 from pruning.data import Data, train_batches
 from pruning.masks import CRITERIA
 from pruning.stages import PruneRecipe
@@ -36,6 +37,13 @@ def test_command(line: str, command: Command, folder: Path, tmp_path: Path) -> N
     words = [word for word in words if not word.startswith("hydra/launcher")]
     words = [f"dataset.root={folder}" if word.startswith("dataset.root=") else word for word in words]
     words = [f"resume={checkpoint}" if word.startswith("resume=") else word for word in words]
+    if "prune.mask_from=" in line:
+        network = archs.build("resnet20", 10)
+        mask = masks.prune(network, 0.8)
+        Checkpoint(masks.masked(network.state_dict(), mask), mask, "resnet20", 10, {}).save(
+            tmp_path / "pruned.safetensors"
+        )
+        words = [f"prune.mask_from={tmp_path}/pruned.safetensors" if "mask_from=" in word else word for word in words]
     words = [f"report.out={tmp_path}/report" if word.startswith("report.out=") else word for word in words]
     planned = command(*words, "hydra/launcher=plan")
     assert (planned.returncode, planned.stderr) == (0, "")

@@ -11,7 +11,8 @@ from tests.commands import ROOT, Command
 from tests.helpers import quick
 
 SIZES = {
-    "paper_table": (48, "24 train, 24 prune, 48 finetune"),
+    "published_table": (72, "24 train, 120 prune, 144 finetune, 24 distill"),
+    "retraining": (150, "5 train, 25 prune, 50 finetune, 25 lr_rewind, 25 rewind, 25 scratch_e, 25 scratch_b"),
     "controls": (150, "5 train, 125 prune, 125 lr_rewind, 25 scratch_e"),
     "criteria": (200, "5 train, 200 prune, 200 finetune"),
 }
@@ -19,7 +20,7 @@ FILES = sorted(path.stem for path in (ROOT / "sweeps").glob("*.yaml"))
 
 
 def test_the_named_sweeps_are_there() -> None:
-    assert {"ratios", "paper_table", "controls", "criteria", "smoke"} <= set(FILES)
+    assert {"ratios", "published_table", "retraining", "controls", "criteria", "smoke"} <= set(FILES)
     assert (ROOT / "conf" / "sweep").resolve() == ROOT / "sweeps"
 
 

@@ -64,3 +64,14 @@ def overrides(cell: Cell, config: Mapping[str, Any]) -> dict[str, Any]:
         if (config.get(stage) or {}).get(name, MISSING) != value:
             found[key] = value
     return found
+
+
+def usual(cells: Sequence[Cell]) -> dict[tuple[str, str], str]:
+    """Return, by dataset and network, the method that prunes by the fewest settings of its own; else the first."""
+    found: dict[tuple[str, str], tuple[int, str]] = {}
+    for cell in cells:
+        keys = [key for key in cell.first.settings if not key.endswith(".percent")]
+        own = sum(STAGES[stage].prunes for stage in (key.partition(".")[0] for key in keys) if stage in STAGES)
+        dataset, network, method = cell.curve
+        found[dataset, network] = min(found.get((dataset, network), (own, method)), (own, method))
+    return {family: method for family, (_, method) in found.items()}

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pruning.summary.cells import Cell
+from pruning.summary.choose import usual
 from pruning.summary.statistics import deviation, holm, mean, paired, paired_p, t_interval, upper_bound
 
 Value = str | float | int | None
@@ -143,13 +144,11 @@ def numbers(cells: Sequence[Cell]) -> list[dict[str, Value]]:
 def comparisons(cells: Sequence[Cell]) -> dict[int, tuple[str, float, float]]:
     """Return, by place, the method compared with, the mean difference of top-1 by seed, and its Holm-corrected p.
 
-    Each cell is compared with that of the first method, at the same sparsity, network and dataset. All comparisons of
+    Each cell is compared with that of the usual method, at the same sparsity, network and dataset. All comparisons of
     one network on one dataset are corrected together. Fewer than two common seeds compare nothing.
     """
-    first: dict[tuple[str, str], str] = {}
-    for cell in cells:
-        first.setdefault(cell.curve[:2], cell.method)
-    base = {(c.curve[:2], c.percent): c for c in reversed(cells) if c.method == first[c.curve[:2]]}
+    against = usual(cells)
+    base = {(c.curve[:2], c.percent): c for c in reversed(cells) if c.method == against[c.curve[:2]]}
     families: dict[tuple[str, str], list[tuple[int, float, float]]] = {}
     for place, cell in enumerate(cells):
         other = base.get((cell.curve[:2], cell.percent))
@@ -159,7 +158,7 @@ def comparisons(cells: Sequence[Cell]) -> dict[int, tuple[str, float, float]]:
         if (p := paired_p(differences)) is not None:
             families.setdefault(cell.curve[:2], []).append((place, mean(differences), p))
     return {
-        place: (first[family], difference, p)
+        place: (against[family], difference, p)
         for family, some in families.items()
         for (place, difference, _), p in zip(some, holm([p for *_, p in some]), strict=True)
     }
