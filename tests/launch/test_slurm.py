@@ -24,6 +24,7 @@ from pruning.runs import Run, claims, every
 from pruning.runs.jobs import recorded_jobs
 from pruning.runs.records import recorded_sweeps
 from tests.commands import ROOT, Command, Running, Server
+from tests.execution.test_published import PUBLISHED
 from tests.launch.on_slurm import (
     GPU,
     GRID,
@@ -304,6 +305,24 @@ def test_a_killed_job_is_noticed_and_made_by_a_relaunch(disturbed: dict[str, Dis
     assert "submitted 1 task: jobs " in again.stdout
     assert before.items() <= result_times(case.submitter.runs).items()
     assert_done_once(case, reference, 3)
+
+
+def test_the_published_system_killed_twice_and_launched_again(
+    submitters: Callable[[str], Submitter], tmp_path: Path
+) -> None:
+    submitter = submitters("published")
+    for stage in ("finetune", "distill"):
+        case = Disturbed((SAFE, *PUBLISHED), stage, killed)
+        case.submitter, case.launch = submitter, submitter.submit(WAIT, SAFE, *PUBLISHED)
+        until(case.caught)
+        case.end_first_attempt()
+        assert case.launch.wait().returncode == 1
+        assert not [run for run in every(submitter.runs) if run.path.name.startswith("distill") and run.done]
+    done = submitter.submit(WAIT, SAFE, *PUBLISHED).wait()
+    assert (done.returncode, done.stderr) == (0, "")
+    local = submitter(*submitter.recipe, *PUBLISHED, runs=tmp_path)
+    assert local.returncode == 0, local.stderr
+    assert equal_to(tmp_path, submitter.runs, 5)
 
 
 # What happens while jobs wait in the queue.

@@ -127,6 +127,15 @@ def test_every_number_of_the_table_is_that_of_the_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_pictures")
+def test_methods_are_compared_with_the_plain_one_wherever_it_stands_in_the_alphabet(tmp_path: Path) -> None:
+    made(tmp_path, {(0.5, "lamp"): [90.0, 91.0], (0.5, "magnitude"): [92.0, 93.5], (0.5, "fisher"): [80.0, 85.0]})
+    words(tmp_path)
+    found = {row["method"]: row["compared with"] for row in rows(tmp_path)}
+    usual = "prune.criterion=magnitude"
+    assert found == {usual: "", "prune.criterion=lamp": usual, "prune.criterion=fisher": usual}
+
+
+@pytest.mark.usefixtures("no_pictures")
 def test_words_on_ties_chance_one_seed_and_accuracy_above_dense(tmp_path: Path) -> None:
     made(tmp_path / "ties", {(0.5, "magnitude"): [90.0, 91.0, 92.0], (0.9, "random"): [10.0, 10.0, 10.0]})
     text = words(tmp_path / "ties")
