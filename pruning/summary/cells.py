@@ -10,9 +10,11 @@ from typing import Any
 from pruning.files import DamagedError
 from pruning.runs import Result, Run, every
 from pruning.runs.chain import chain_settings
+from pruning.settings.settings import own_fields
 from pruning.stages import STAGES
 from pruning.summary.quality import Quality
 from pruning.summary.statistics import paired
+from pruning.training import TrainRecipe
 
 PASSES = 3  # a backward pass takes two forward ones: gradients of the inputs, and of the weights
 SAME = ("dataset", "arch", "seed", "stage", "level", "path")  # beside the method, or shown apart from it
@@ -138,12 +140,15 @@ def _trained_alike(entry: Entry, among: Iterable[Entry]) -> Entry | None:
 
 
 def _training(entry: Entry) -> dict[str, Any]:
-    """Return what its last step trained on, and how, without the stage's name."""
-    of_stage = f"{entry.settings['stage']}."
+    """Return what its last step trained on, and how, without the stage's name and what a dense training has not."""
+    of_stage, kind = f"{entry.settings['stage']}.", STAGES[entry.settings["stage"]].recipe
+    others = {kind.KEYS.get(f.name, f.name) for f in own_fields(kind)} | kind.offered().keys()
+    others -= {f.name for f in own_fields(TrainRecipe)} | TrainRecipe.offered().keys()
     return {
         key.removeprefix(of_stage): value
         for key, value in entry.settings.items()
-        if key.startswith((of_stage, "dataset")) or key in ("arch", "seed")
+        if (key.startswith((of_stage, "dataset")) or key in ("arch", "seed"))
+        and key.removeprefix(of_stage) not in others
     }
 
 

@@ -218,8 +218,13 @@ def test_two_thousand_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert [(row["n"], row["pairs"]) for row in rows(tmp_path)] == [("44", "44")] * 22
 
 
-def test_what_was_pruned_at_its_initialisation_is_compared_with_the_dense_network_that_was_trained_alike(
-    tmp_path: Path, no_pictures: None
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize(
+    ("stage", "own"),
+    [("at_init", {}), ("rigl", {"fraction": 0.5}), ("gradual", {"percent": 0.5, "criterion": "snip", "interval": 7})],
+)
+def test_what_was_never_dense_is_compared_with_the_dense_network_that_was_trained_alike(
+    tmp_path: Path, stage: str, own: dict[str, Any]
 ) -> None:
     """An untrained network is no dense one, nor is one that was trained longer."""
     tops = {"test_top1": 88.0, "sparsity": 0.5}
@@ -228,12 +233,12 @@ def test_what_was_pruned_at_its_initialisation_is_compared_with_the_dense_networ
         place(tmp_path, dense, config=about(dense), result={"test_top1": 90.0})
         root = step("init", seed=seed)
         cut = step("prune", root, seed, percent=0.5, criterion="snip")
-        last = step("at_init", cut, seed, epochs=8)
+        last = step(stage, root if stage == "gradual" else cut, seed, epochs=8, **own)
         place(tmp_path, root, config=about(root), result={"test_top1": 10.0})
         place(tmp_path, cut, config=about(cut), result=tops | {"test_top1": 10.0})
         place(tmp_path, last, config=about(last), result=tops)
     found = gather(tmp_path).entries
-    sparse = [entry for entry in found.values() if entry.settings["stage"] == "at_init"]
+    sparse = [entry for entry in found.values() if entry.settings["stage"] == stage]
     assert {e.result["seed"]: e.dense and e.dense.settings["train.epochs"] for e in sparse} == {0: 8, 1: None}
     assert [entry.epochs for entry in sparse] == [8, 8]
     assert all(entry.dense is None for entry in found.values() if entry.settings["stage"] in ("init", "prune"))
