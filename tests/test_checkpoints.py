@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from pruning import archs, checkpoints, masks
-from pruning.checkpoints import Checkpoint, load_as
+from pruning.checkpoints import Checkpoint
 from pruning.errors import UserError
+from pruning.export import load_as
 from tests.commands import ROOT
 from tests.helpers import quick
 

@@ -2,6 +2,6 @@
 
 from pruning.checkpoints.checkpoint import Checkpoint, snapshot
 from pruning.checkpoints.original import NORMALISATION
-from pruning.checkpoints.reading import MODEL, ChangedError, find_file, load, load_as
+from pruning.checkpoints.reading import MODEL, ChangedError, find_file, load
 
-__all__ = ["MODEL", "NORMALISATION", "ChangedError", "Checkpoint", "find_file", "load", "load_as", "snapshot"]
+__all__ = ["MODEL", "NORMALISATION", "ChangedError", "Checkpoint", "find_file", "load", "snapshot"]

@@ -10,7 +10,6 @@ import torch
 
 from pruning import archs
 from pruning.checkpoints.checkpoint import PREFIX, Checkpoint, first_line
-from pruning.checkpoints.original import unpickle
 from pruning.errors import UserError
 from pruning.files import read_bytes
 from pruning.settings import value_of
@@ -39,27 +38,6 @@ def verified(path: Path, found: Checkpoint) -> Checkpoint:
         return found.check()
     except UserError as error:
         raise UserError(f"{path} {error}") from None
-
-
-def load_as(path: Path, arch: str, num_classes: int, sha256: str | None = None) -> Checkpoint:
-    """Read either kind of file and check it against that network; UserError names the first differences.
-
-    ChangedError if its content has not the digest `sha256`.
-    """
-    path = find_file(path)
-    content = content_of(path, sha256)
-    ours = content[8:9] == b"{"
-    found = unpack(path, content) if ours else unpickle(path, content, arch, num_classes)
-    if (found.arch, found.num_classes) != (arch, num_classes):
-        raise UserError(
-            f"path={path} holds {found.arch} for {found.num_classes} classes, not {arch} for {num_classes}; "
-            f"give arch={found.arch} and its dataset",
-            "path",
-        )
-    try:
-        return found.check()
-    except UserError as error:
-        raise UserError(f"path={path} {error}", "path") from None
 
 
 def find_file(path: Path) -> Path:
@@ -101,7 +79,7 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         about = None
     if about is None and SPARSE_KEY in (header.get("__metadata__") or ()):
-        text = f"{path} is a sparse file of stage=export: pruning.load reads it, but a step starts from a {MODEL}"
+        text = f"{path} is a sparse file of stage=export: pruning.load and resume= read it"
         raise UserError(text)
     mask = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
     weights = {name: tensor for name, tensor in tensors.items() if not name.startswith(PREFIX)}

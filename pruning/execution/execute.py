@@ -7,11 +7,12 @@ from functools import lru_cache, partial
 from pathlib import Path
 
 from pruning import data, report, tracking
-from pruning.checkpoints import ChangedError, Checkpoint, load, load_as
+from pruning.checkpoints import ChangedError, Checkpoint, load
 from pruning.env import Env
 from pruning.errors import Interrupted, UserError, naming, printable
 from pruning.execution.recorder import RunRecorder
 from pruning.execution.stop import StopRequest
+from pruning.export import load_as
 from pruning.files import CannotWriteError, write_json
 from pruning.runs import VERSION, Outputs, Ref, Result, Run, Step, claims, is_file
 from pruning.runs.provenance import describe

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from pruning import archs, checkpoints
 from pruning.checkpoints import Checkpoint
-from pruning.checkpoints.original import checkpoint_of, states_of
-from pruning.checkpoints.reading import content_of, find_file, verified
+from pruning.checkpoints.original import checkpoint_of, states_of, unpickle
+from pruning.checkpoints.reading import content_of, find_file, unpack, verified
 from pruning.errors import UserError, check_choice
 from pruning.export import onnx, sparse
 
@@ -33,6 +33,33 @@ def load(path: Path | str, sha256: str | None = None, *, arch: str | None = None
     states = states_of(file, content)
     name, num_classes = identify(file, states, arch)
     return checkpoint_of(file, states, name, num_classes)
+
+
+def load_as(path: Path, arch: str, num_classes: int, sha256: str | None = None) -> Checkpoint:
+    """Read any of these files and check it against that network; UserError names the first differences.
+
+    ChangedError if its content has not the digest `sha256`.
+    """
+    file = find_file(path)
+    content = content_of(file, sha256)
+    if sparse.is_sparse(content):
+        found = sparse.unpack(file, content)
+    elif onnx.is_onnx(content):
+        found = onnx.unpack(file, content)
+    elif content[8:9] == b"{":
+        found = unpack(file, content)
+    else:
+        found = unpickle(file, content, arch, num_classes)
+    if (found.arch, found.num_classes) != (arch, num_classes):
+        raise UserError(
+            f"path={file} holds {found.arch} for {found.num_classes} classes, not {arch} for {num_classes}; "
+            f"give arch={found.arch} and its dataset",
+            "path",
+        )
+    try:
+        return found.check()
+    except UserError as error:
+        raise UserError(f"path={file} {error}", "path") from None
 
 
 def identify(path: Path, states: Mapping[str, Tensor], arch: str | None = None) -> tuple[str, int]:

@@ -9,6 +9,7 @@ from typing import Any
 from pruning import checkpoints
 from pruning.checkpoints.reading import find_file
 from pruning.errors import UserError, naming
+from pruning.export import load_as
 from pruning.files import sha256
 from pruning.masks import counts, prunable, sparsity
 from pruning.runs import Ref, find
@@ -69,7 +70,7 @@ def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
         digest = sha256(path)
     except OSError as error:
         raise UserError(f"path={path} cannot be read: {error.strerror or error}", "path") from None
-    found = checkpoints.load_as(path, arch, num_classes, sha256=digest)
+    found = load_as(path, arch, num_classes, sha256=digest)
     sizes = {name: weight.numel() for name, weight in found.weights.items()}
     pruned = {}
     for name in prunable(found.network(), "conv+linear"):

@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import pruning
-from pruning.checkpoints import Checkpoint, load_as
+from pruning import checkpoints
+from pruning.checkpoints import Checkpoint
 from pruning.checkpoints.reading import SPARSE_KEY
 from pruning.errors import UserError
-from pruning.export import coding, sparse
+from pruning.export import coding, load_as, sparse
 from pruning.export.coding import CodingError
 from tests.commands import ROOT
 from tests.export.made import NORMALISATION, checkpoint, same
+from tests.helpers import equal
 
 PATH = Path("x.safetensors")
 
@@ -139,10 +141,19 @@ def test_equal_checkpoints_are_equal_files_in_every_process_order_and_layout() -
     assert done.stdout.strip() == hashlib.sha256(packed).hexdigest()
 
 
-def test_a_step_that_would_start_from_one_is_refused_in_words(tmp_path: Path) -> None:
-    pruning.save_sparse(checkpoint(), tmp_path / "x")
-    with pytest.raises(UserError, match="is a sparse file of stage=export"):
-        load_as(tmp_path / "x", "resnet20", 10)
+def test_a_step_starts_from_one_as_from_the_file_that_it_was_made_of(tmp_path: Path) -> None:
+    made = checkpoint()
+    pruning.save_sparse(made, tmp_path / "x")
+    found = load_as(tmp_path / "x", made.arch, made.num_classes)
+    assert equal(found.weights, made.weights)
+    assert equal(found.mask, made.mask)
+    assert found.normalisation == made.normalisation
+    with pytest.raises(
+        UserError, match=f"^path={tmp_path}/x holds {made.arch} for .* not vgg16"
+    ):
+        load_as(tmp_path / "x", "vgg16", made.num_classes)
+    with pytest.raises(UserError, match="is a sparse file of stage=export"):  # a run's own model is never one
+        checkpoints.load(tmp_path / "x")
 
 
 def test_a_kind_of_tensor_that_cannot_be_stored() -> None:
