@@ -148,9 +148,7 @@ def test_a_step_starts_from_one_as_from_the_file_that_it_was_made_of(tmp_path: P
     assert equal(found.weights, made.weights)
     assert equal(found.mask, made.mask)
     assert found.normalisation == made.normalisation
-    with pytest.raises(
-        UserError, match=f"^path={tmp_path}/x holds {made.arch} for .* not vgg16"
-    ):
+    with pytest.raises(UserError, match=f"^path={tmp_path}/x holds {made.arch} for .* not vgg16"):
         load_as(tmp_path / "x", "vgg16", made.num_classes)
     with pytest.raises(UserError, match="is a sparse file of stage=export"):  # a run's own model is never one
         checkpoints.load(tmp_path / "x")
