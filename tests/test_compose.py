@@ -75,7 +75,7 @@ SWEEPS: dict[str, Jobs] = {
         ["+some.name=night", "+some.of.what='x y'", "seed=1"],
         ["+sweep=smoke", "seed=4"],
     ],
-    "deleted": [["~prune.scope", "finetune.lr=3"], ["~env.wandb.project"]],
+    "deleted": [["~prune.control", "finetune.lr=3"], ["~env.wandb.project"]],
     "groups": [["arch=vgg16"], ["arch=resnet56", "prune=random"], ["levels=iterative", "levels.count=5"]],
     "a dataset brings its recipe": [
         ["dataset=digits"],
