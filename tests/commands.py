@@ -149,3 +149,11 @@ def become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     serve()
+
+
+def undisturbed_runs(folder: Path, server: Server, *overrides: str) -> Path:
+    """Give a command that ends well, below `folder`; return the directory of its runs."""
+    command = Command(folder, server)
+    done = command(*overrides)
+    assert (done.returncode, done.stderr) == (0, "")
+    return command.runs

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 from pruning.errors import UserError
 from pruning.masks import Levels
-from pruning.pipeline.origin import Origin
 from pruning.pipeline.request import Request
 from pruning.runs import Step
 from pruning.stages import DistillRecipe, PruneRecipe, RewindRecipe
@@ -23,7 +22,11 @@ def train(want: Request, *epochs: int) -> Step:
 def prune(want: Request, retrained: Callable[[Step], Step] | None = None) -> Step:
     """Han et al. 2015: train, then prune; with several levels, finetune (or as `retrained`) before each further one."""
     if "prune" in want.masks:
-        return _with_mask(want, want.masks["prune"])
+        if want.origin and want.origin.sparsity:
+            raise UserError(
+                "resume= is pruned already, so it cannot take another mask: prune.mask_from needs a dense one"
+            )
+        return _with_mask(want, None if want.origin else train(want))
     *earlier, target = want.sparsities("prune")
     step = None if want.origin else train(want)
     for sparsity in earlier:
@@ -32,14 +35,11 @@ def prune(want: Request, retrained: Callable[[Step], Step] | None = None) -> Ste
     return want.step("prune", after=step, sparsity=target)
 
 
-def _with_mask(want: Request, mask: Origin) -> Step:
-    """Remove from the dense network what another one has pruned."""
+def _with_mask(want: Request, start: Step | None) -> Step:
+    """Remove from a network that is not pruned what another one has pruned."""
     if want.levels != Levels():
         raise UserError("prune.mask_from is a mask of one sparsity, so there are no levels on the way; levels=one_shot")
-    if want.origin and want.origin.sparsity:
-        raise UserError("resume= is pruned already, so it cannot take another mask: prune.mask_from needs a dense one")
-    dense = None if want.origin else train(want)
-    return want.step("prune", after=dense, inputs={"mask": mask})
+    return want.step("prune", after=start, inputs={"mask": want.masks["prune"]})
 
 
 def finetune(want: Request) -> Step:
@@ -138,7 +138,7 @@ def _pruned_untrained(want: Request, stage: str) -> Step:
         )
     start = want.step("init")
     if "prune" in want.masks:
-        return want.step("prune", after=start, inputs={"mask": want.masks["prune"]})
+        return _with_mask(want, start)
     if len(want.sparsities("prune")) > 1:
         raise UserError(f"stage={stage} prunes once, with no training before that; give levels=one_shot")
     return want.step("prune", after=start)

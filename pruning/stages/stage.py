@@ -37,6 +37,7 @@ class Stage(Generic[R]):
 
     @property
     def trains(self) -> bool:
+        """Whether its recipe is one of a training, with epochs."""
         return issubclass(self.recipe, TrainRecipe)
 
 

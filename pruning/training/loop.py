@@ -19,7 +19,7 @@ from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
 from pruning.training.evaluation import autocast, measure
 from pruning.training.hooks import ResumeState, StateError, TrainingHooks
-from pruning.training.optimizers import forget, optimizer_for, step_of
+from pruning.training.optimizers import forget, optimizer_for, set_momentum, step_of
 from pruning.training.recipe import TrainRecipe
 from pruning.training.schedules import cycled_momentum, learning_rate, progress_at
 
@@ -97,6 +97,7 @@ class TrainingLoop:
                 hooks.after(self.epoch, self.model)
 
     def put_on(self, mask: masks.Mask) -> None:
+        """Train on under `mask`, from wherever it lies; what it prunes is zero at once."""
         self.mask = {name: keep.to(self.sums.device) for name, keep in mask.items()}
         self.enforce = masks.enforcer(self.mask, self.model)
         self.enforce()
@@ -151,8 +152,13 @@ class TrainingLoop:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Make one optimizer step; pruned weights are zero after it."""
+        progress = self.progress(self.batch)
+        rate = learning_rate(progress, self.recipe.lr, **self.shape)
         for group in self.optimizer.param_groups:
-            group.update(self.scheduled(self.batch))
+            group["lr"] = rate
+            if self.recipe.cycle:
+                high, low = self.recipe.cycle
+                set_momentum(group, cycled_momentum(progress, high, low, self.recipe.warmup))
         with autocast(images.device, self.precision):
             logits = self.model(images)
             loss = self.loss(images, logits, labels)
@@ -177,19 +183,14 @@ class TrainingLoop:
         self.put_on(mask)
         return True
 
-    def scheduled(self, batch: int) -> dict[str, Any]:
-        """Return what of the optimizer's settings changes, as the step with that batch of this epoch has it."""
-        recipe, step = self.recipe, (self.first + self.epoch) * self.steps + batch
-        progress = progress_at(step, recipe.epochs * self.steps, recipe.schedule, recipe.warmup)
-        found: dict[str, Any] = {"lr": learning_rate(progress, recipe.lr, **self.shape)}
-        if recipe.cycle:
-            high, low = recipe.cycle
-            momentum = cycled_momentum(progress, high, low, recipe.warmup)
-            found |= {"momentum": momentum} if recipe.optimizer == "sgd" else {"betas": (momentum, recipe.betas[1])}
-        return found
+    def progress(self, batch: int) -> float:
+        """Return where the schedule is, in [0, 1], at the step with that batch of this epoch."""
+        step = (self.first + self.epoch) * self.steps + batch
+        return progress_at(step, self.recipe.epochs * self.steps, self.recipe.schedule, self.recipe.warmup)
 
     def report(self, train_loss: float, train_top1: float) -> None:
-        row = {"epoch": self.epoch + 1, "lr": self.scheduled(self.batch - 1)["lr"]}  # the rate of the last step
+        rate = learning_rate(self.progress(self.batch - 1), self.recipe.lr, **self.shape)  # of the last step
+        row = {"epoch": self.epoch + 1, "lr": rate}
         row |= {"train_loss": train_loss, "train_top1": train_top1}
         row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}
         measured = measure(self.model, self.data, self.precision)

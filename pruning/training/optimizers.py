@@ -45,6 +45,14 @@ def optimizer_for(name: str, model: nn.Module, settings: dict[str, Any]) -> Opti
     return OPTIMIZERS[name](model.parameters(), **settings)
 
 
+def set_momentum(group: dict[str, Any], momentum: float) -> None:
+    """Set what decays the mean of the gradients, `momentum` or the first of `betas`; a group may have neither."""
+    if "momentum" in group:
+        group["momentum"] = momentum
+    elif "betas" in group:
+        group["betas"] = (momentum, *group["betas"][1:])
+
+
 def forget(optimizer: Optimizer, model: nn.Module, mask: Mapping[str, Tensor]) -> None:
     """Zero what the optimizer has gathered of the weights that `mask` prunes: who returns starts anew."""
     for name, keep in mask.items():

@@ -105,7 +105,7 @@ def main() -> int:
     given = parser.parse_args()
     try:
         import wandb
-        import wandb_workspaces.reports.v2  # noqa: F401
+        import wandb_workspaces.reports.v2  # noqa: F401 (only to know whether it is installed)
     except ImportError as error:
         print(MISSING.format(error), file=sys.stderr)
         return 1

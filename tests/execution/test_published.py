@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pruning.runs import every
-from tests.commands import Command, Server
+from tests.commands import Command, Server, undisturbed_runs
 from tests.helpers import by_stage, epochs, lasting, result, rows, slow
 
 Small = tuple[str, ...]
@@ -22,10 +22,7 @@ def at_work(runs: Path, pattern: str) -> bool:
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: Server, small: Small) -> Path:
-    command = Command(tmp_path_factory.mktemp("published"), server)
-    done = command(*small, *PUBLISHED)
-    assert (done.returncode, done.stderr) == (0, "")
-    return command.runs
+    return undisturbed_runs(tmp_path_factory.mktemp("published"), server, *small, *PUBLISHED)
 
 
 def test_its_chain(undisturbed: Path) -> None:

@@ -10,7 +10,7 @@ import torch
 from pruning import checkpoints, masks
 from pruning.files import sha256
 from pruning.runs import every
-from tests.commands import Command, Server
+from tests.commands import Command, Server, undisturbed_runs
 from tests.helpers import by_stage, epochs, lasting, quick, result, rows
 
 Small = tuple[str, ...]
@@ -20,10 +20,7 @@ REWIND = ("stage=rewind", "rewind.epoch=2", "levels=iterative", "levels.count=2"
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, server: Server, small: Small) -> Path:
     """The runs of a lottery ticket of two levels, rewound to epoch 2 of 3."""
-    command = Command(tmp_path_factory.mktemp("rewound"), server)
-    done = command(*small, *REWIND)
-    assert (done.returncode, done.stderr) == (0, "")
-    return command.runs
+    return undisturbed_runs(tmp_path_factory.mktemp("rewound"), server, *small, *REWIND)
 
 
 def test_the_kept_weights_go_back_to_what_the_dense_network_was(
