@@ -11,7 +11,7 @@ import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.pruning_hydra.compose import check_groups, with_dataset
+from hydra_plugins.pruning_hydra.compose import check_groups, opened, with_dataset
 from hydra_plugins.pruning_hydra.messages import one_line
 from pruning import commands
 from pruning.tracking import forgive
@@ -66,5 +66,6 @@ def make(config: dict[str, Any]) -> None:
 if __name__ == "__main__":
     forgive()
     with one_line():
+        sys.argv[1:] = opened(sys.argv[1:])
         check_groups(sys.argv[1:])
         main()

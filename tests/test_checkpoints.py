@@ -232,16 +232,18 @@ def test_a_pickle_of_something_else_or_no_file_is_refused(tmp_path: Path) -> Non
         checkpoints.load(tmp_path / "none")
 
 
-def test_a_foreign_safetensors_or_another_network_of_ours_is_refused(tmp_path: Path) -> None:
-    path, text = tmp_path / "m", "was not written by this program: its metadata do not name the architecture"
-    foreign: tuple[dict[str, str] | None, ...] = (
-        None,
-        {},
-        {"format": "pt"},
-        {"pruning": "{}"},
-        {"pruning": "nonsense"},
-    )
+def test_a_safetensors_of_another_program_is_a_state_dict(tmp_path: Path) -> None:
+    path, weights = tmp_path / "m", checkpoints.snapshot(network())
+    foreign: tuple[dict[str, str] | None, ...] = (None, {}, {"format": "pt"})
     for metadata in foreign:
+        safetensors.torch.save_file(weights, path, metadata)
+        found = load_as(path, "resnet20", 10).weights
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
+
+
+def test_metadata_that_say_nothing_or_another_network_of_ours_are_refused(tmp_path: Path) -> None:
+    path, text = tmp_path / "m", "was not written by this program: its metadata do not name the architecture"
+    for metadata in ({"pruning": "{}"}, {"pruning": "nonsense"}):
         safetensors.torch.save_file(checkpoints.snapshot(network()), path, metadata)
         assert text in refusal(path)
     for arch, num_classes in [("resnet32", 10), ("resnet20", 100)]:

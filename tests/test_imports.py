@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pruning"
 
 LEVELS = {  # each imports lower levels only; docs/design.md draws it
-    0: ("errors", "rng", "processes"),
+    0: ("errors", "rng", "processes", "code", "modules"),
     1: ("files", "settings", "tracking"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),

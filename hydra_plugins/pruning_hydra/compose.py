@@ -4,6 +4,7 @@ Hydra itself composes each job from the YAML files again, which takes a tenth of
 """
 
 import copy
+import re
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pruning.errors import UserError
 
 NODES = ("hydra.launcher", "hydra.sweeper")  # Hydra makes objects of them, before anything here is asked
+OF_ARCH = re.compile(r"arch\.(?!(_target_|name)=)[\w.]+=")
 CONF = Path(__file__).parents[2] / "conf"
 
 
@@ -67,6 +69,11 @@ def with_dataset(name: str) -> dict[str, Any]:
     with open_dict(whole):
         del whole["hydra"]
     return cast("dict[str, Any]", OmegaConf.to_container(whole, resolve=True))
+
+
+def opened(arguments: Sequence[str]) -> list[str]:
+    """Return the overrides with a `++` before arguments of a network, so that `arch.width=2` is one without a plus."""
+    return [f"++{text}" if OF_ARCH.match(text) else text for text in arguments]
 
 
 def check_group(override: Override) -> None:

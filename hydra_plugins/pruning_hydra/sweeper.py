@@ -5,6 +5,7 @@ from typing import Any
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
+from hydra_plugins.pruning_hydra.compose import opened
 from pruning.errors import UserError
 
 
@@ -26,6 +27,6 @@ class GridSweeper(BasicSweeper):
         assert self.hydra_context is not None
         assert self.launcher is not None
         parser = OverridesParser.create(config_loader=self.hydra_context.config_loader)
-        overrides = parser.parse_overrides([*self._parse_config(), *arguments])
+        overrides = parser.parse_overrides(opened([*self._parse_config(), *arguments]))
         (jobs,) = self.split_arguments(overrides, max_batch_size=None)
         return self.launcher.launch(jobs, initial_job_idx=0)

@@ -1,87 +1,23 @@
-"""The networks, by name, for 3x32x32 images; the only door to `pruning.archs`.
+"""The networks: those of this package by name, others by their function; the only door to `pruning.archs`."""
 
-Parameter names are those of the code behind arXiv 2006.11487 and arXiv 1810.05270, so that their checkpoints load.
-"""
+from pruning.archs.building import Arch, build, code_of, fresh, from_spec, place_of, read, skeleton, spec_of
+from pruning.archs.feasible import problem
+from pruning.archs.foreign import Foreign, head_of
+from pruning.archs.ours import ARCHS, initialise
 
-import math
-from collections.abc import Callable
-from functools import lru_cache, partial
-
-import torch
-from torch import Tensor, nn
-
-from pruning import errors
-from pruning.archs.feasible import trains as trains
-from pruning.archs.preresnet import BasicBlock, Bottleneck, PreResNet
-from pruning.archs.resnet import ResNet
-from pruning.archs.vgg import VGG
-from pruning.archs.wide_resnet import WideResNet
-
-ARCHS: dict[str, Callable[[int], nn.Module]] = {
-    "resnet20": partial(ResNet, 20),
-    "resnet32": partial(ResNet, 32),
-    "resnet56": partial(ResNet, 56),
-    "resnet110": partial(ResNet, 110),
-    "preresnet110": partial(PreResNet, BasicBlock, 110),
-    "preresnet164": partial(PreResNet, Bottleneck, 164),
-    "vgg16": partial(VGG, 16),
-    "vgg19": partial(VGG, 19),
-    "wrn_16_8": partial(WideResNet, 16, 8),
-}
-
-
-def build(name: str, num_classes: int) -> nn.Module:
-    """Return the network `name`, on the default device, in training mode; it maps N x 3 x 32 x 32 to N x num_classes.
-
-    Its weights are torch's defaults from the global random state: follow with `initialise` or load a checkpoint.
-    """
-    errors.check_choice("arch", name, ARCHS)
-    if type(num_classes) is not int or num_classes < 2:
-        raise errors.UserError(f"num_classes must be an integer of at least 2, got {num_classes!r}")
-    return ARCHS[name](num_classes)
-
-
-@lru_cache
-def skeleton(name: str, num_classes: int) -> nn.Module:
-    """Return the network `name` without the values of its weights, for the names and shapes of its layers."""
-    with torch.device("meta"):
-        return build(name, num_classes)
-
-
-@torch.no_grad()
-def initialise(model: nn.Module, generator: torch.Generator) -> None:
-    """Set every parameter and buffer of `model` to a fresh start that only `generator` (a CPU one) decides.
-
-    As in the original code: convolutions from N(0, 2 / (k * k * out_channels)); BatchNorm2d weights 1, in VGG 0.5;
-    linear weights U(-1/sqrt(in), 1/sqrt(in)), in VGG N(0, 0.01 ** 2); biases 0 (the original draws the bias of a
-    ResNet's `fc` too). The order is that of `model.modules()`; device and memory format change nothing.
-    """
-    is_vgg = isinstance(model, VGG)
-    for name, module in model.named_modules():
-        if isinstance(module, nn.Conv2d):
-            fan_out = math.prod(module.kernel_size) * module.out_channels
-            _set(module, _blank(module).normal_(0, math.sqrt(2 / fan_out), generator=generator))
-        elif isinstance(module, nn.Linear):
-            bound = 1 / math.sqrt(module.in_features)
-            weight = _blank(module)
-            if is_vgg:
-                weight.normal_(0, 0.01, generator=generator)
-            else:
-                weight.uniform_(-bound, bound, generator=generator)
-            _set(module, weight)
-        elif isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
-            module.reset_running_stats()
-            _set(module, _blank(module).fill_(0.5 if is_vgg and isinstance(module, nn.BatchNorm2d) else 1.0))
-        elif [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
-            raise TypeError(f"no rule to initialise {name or 'the model'}, a {type(module).__name__}")
-
-
-def _blank(module: nn.Module) -> Tensor:
-    """Return an empty CPU tensor, contiguous: drawing in place would follow the weight's device and memory format."""
-    return torch.empty(module.get_parameter("weight").shape, device="cpu")
-
-
-def _set(module: nn.Module, weight: Tensor) -> None:
-    module.get_parameter("weight").copy_(weight)
-    if module.bias is not None:
-        module.get_parameter("bias").zero_()
+__all__ = [
+    "ARCHS",
+    "Arch",
+    "Foreign",
+    "build",
+    "code_of",
+    "fresh",
+    "from_spec",
+    "head_of",
+    "initialise",
+    "place_of",
+    "problem",
+    "read",
+    "skeleton",
+    "spec_of",
+]

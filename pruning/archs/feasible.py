@@ -1,23 +1,29 @@
-"""What a network can take, asked of the network itself: on torch's meta device, where nothing is computed."""
+"""What a network can take, asked of the network itself."""
 
-from collections.abc import Callable
 from functools import lru_cache
 
 import torch
-from torch import nn
 
-Build = Callable[[int], nn.Module]
+from pruning.archs.building import Arch, build
+from pruning.archs.foreign import Foreign
 
 
 @lru_cache(maxsize=512)  # once for a whole sweep
-def trains(build: Build, num_classes: int, size: tuple[int, int], batch: int) -> bool:
-    """Return whether the network can be trained on `batch` images of that height and width.
+def problem(arch: Arch, num_classes: int, size: tuple[int, int], batch: int) -> str:
+    """Return why the network cannot be trained on `batch` images of that height and width; empty if it can.
 
-    A batch of 2 says whether it takes the size at all; BatchNorm cannot train on a single value for each channel.
+    A batch of 2 says whether it takes the size at all; BatchNorm cannot train on a single value for each channel. Ours
+    are asked on torch's meta device, where nothing is computed; not every other network can be built there.
     """
-    with torch.device("meta"), torch.no_grad():
+    with torch.device("cpu" if isinstance(arch, Foreign) else "meta"), torch.random.fork_rng(devices=[]):
+        model = build(arch, num_classes).train()
         try:
-            logits = build(num_classes).train()(torch.empty(batch, 3, *size))
-        except (RuntimeError, ValueError):  # shapes that do not fit; too few values
-            return False
-    return tuple(logits.shape) == (batch, num_classes)
+            with torch.no_grad():
+                logits = model(torch.zeros(batch, 3, *size))
+        except Exception as error:  # shapes that do not fit; too few values; whatever another's code raises
+            return f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
+    if not isinstance(logits, torch.Tensor):
+        return f"it returns a {type(logits).__name__}, no tensor of logits"
+    if tuple(logits.shape) != (batch, num_classes):
+        return f"it returns {list(logits.shape)} for {batch} images, not {[batch, num_classes]}"
+    return ""

@@ -20,6 +20,7 @@ from pruning.checkpoints.classifier import Classifier
 from pruning.errors import UserError
 from pruning.files import write_whole
 from pruning.masks import Mask, prunable
+from pruning.modules import load_states, states
 
 PREFIX = "mask/"
 
@@ -30,14 +31,17 @@ class Checkpoint:
 
     weights: dict[str, Tensor]
     mask: Mask
-    arch: str
+    arch: archs.Arch
     num_classes: int
     normalisation: dict[str, list[float]]  # mean and std of each channel, pixels scaled to 0..1
 
     @property
     def about(self) -> dict[str, Any]:
         """What a file says of it, so that it can be loaded by itself."""
-        return {"arch": self.arch, "num_classes": self.num_classes, "normalisation": self.normalisation}
+        about = {"arch": str(self.arch), "num_classes": self.num_classes, "normalisation": self.normalisation}
+        if isinstance(self.arch, archs.Foreign):
+            about["network"] = self.arch.about
+        return about
 
     def save(self, path: Path, check: Callable[[], None] = lambda: None) -> str:
         """Write the file whole or not at all, `check` as in `write_whole`; equal checkpoints give equal bytes.
@@ -57,7 +61,7 @@ class Checkpoint:
         It takes images (N, 3, H, W), float32, pixels scaled to 0..1 and then normalised with `normalisation`.
         """
         model = archs.build(self.arch, self.num_classes)
-        model.load_state_dict(self.weights)
+        load_states(model, self.weights)
         return model.eval()
 
     def classifier(self) -> Classifier:
@@ -70,9 +74,8 @@ class Checkpoint:
         Its tensors must fit the architecture, their values be finite, its mask be of prunable weights, and what the
         mask prunes be zero.
         """
-        with torch.device("meta"):  # shapes only: what a file asks for must not fill the memory
-            model = archs.build(self.arch, self.num_classes)
-        expected = model.state_dict()
+        model = archs.skeleton(self.arch, self.num_classes)
+        expected = states(model)
         tensors = {**self.weights, **{PREFIX + name: keep for name, keep in self.mask.items()}}
         for name, tensor in tensors.items():
             if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
@@ -126,8 +129,8 @@ def compare(found: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int
 
 
 def snapshot(model: nn.Module) -> dict[str, Tensor]:
-    """Return a copy of the model's state dict: on the CPU, contiguous, apart from the model."""
-    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
+    """Return a copy of the model's parameters and buffers: on the CPU, contiguous, apart from the model."""
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in states(model).items()}
 
 
 def first_line(error: Exception) -> str:

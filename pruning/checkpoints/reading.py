@@ -86,6 +86,17 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
     return Checkpoint(weights, mask, **about_of(path, about))
 
 
+def is_ours(content: bytes) -> bool:
+    """Return whether it is a safetensors file that says so, or that cannot be understood."""
+    if content[8:9] != b"{":
+        return False
+    try:
+        entries = header_of(content).get("__metadata__", {})
+        return not isinstance(entries, dict) or bool({"pruning", SPARSE_KEY} & entries.keys())
+    except (AttributeError, TypeError, ValueError, RecursionError):
+        return True
+
+
 def header_of(content: bytes) -> dict[str, Any]:
     """Return the header of a safetensors file; ValueError or RecursionError if it is none."""
     return json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")], object_pairs_hook=_no_twice)
@@ -98,8 +109,13 @@ def about_of(path: Path, about: Any) -> dict[str, Any]:
         normalisation = _constants(about["normalisation"])
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
         raise UserError(f"{path} was not written by this program: its metadata do not name the architecture") from None
-    if arch not in archs.ARCHS or not 2 <= num_classes < 2**31:
+    if not 2 <= num_classes < 2**31 or (arch not in archs.ARCHS and not about.get("network")):
         raise UserError(f"{path} is for {arch!a} with {num_classes} classes, which this program does not know")
+    if network := about.get("network"):
+        try:
+            arch = archs.Foreign.from_file(network)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"{path} is for {arch!a}, which it does not describe: {error}") from None
     return {"arch": arch, "num_classes": num_classes, "normalisation": normalisation}
 
 

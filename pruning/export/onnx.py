@@ -23,6 +23,7 @@ from pruning.checkpoints.reading import about_of
 from pruning.data import Progress
 from pruning.errors import UserError
 from pruning.files import write_whole
+from pruning.modules import states
 
 ONNX = "model.onnx"
 KEY = "pruning"  # of the metadata
@@ -122,8 +123,7 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
     names = (about or {}).get("mask")
     if not isinstance(names, list) or not all(name in weights for name in names):
         raise UserError(f"{path} does not say which of its weights are prunable")
-    with torch.device("meta"):
-        expected = archs.build(found.arch, found.num_classes).state_dict()
+    expected = states(archs.skeleton(found.arch, found.num_classes))
     for name, buffer in expected.items():
         if name.endswith("num_batches_tracked"):  # which ONNX has no use for
             weights[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from pruning.checkpoints.checkpoint import PREFIX, first_line
-from pruning.checkpoints.original import unpickled
+from pruning.checkpoints.original import ENTRIES, unpickled
 from pruning.checkpoints.reading import content_of, find_file
 from pruning.errors import UserError
 from pruning.export import onnx, sparse
 
-ENTRIES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "params")  # where people put it
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 ORIG, MASK = "_orig", "_mask"  # of torch.nn.utils.prune
 

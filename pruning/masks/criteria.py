@@ -8,6 +8,7 @@ import torch
 
 from pruning.masks.gradients import fisher, grasp, snip, taylor
 from pruning.masks.scoring import Criterion, Scores, Scoring
+from pruning.modules import states
 
 __all__ = ["CRITERIA", "Criterion", "Scores", "Scoring"]
 
@@ -46,7 +47,7 @@ def synflow(given: Scoring) -> Scores:
     model = given.model.double()
     (images, _), *_ = given.first(1)
     with torch.no_grad():
-        for name, value in model.state_dict().items():
+        for name, value in states(model).items():
             if value.is_floating_point():
                 value.zero_() if name.endswith(("bias", "running_mean")) else value.abs_()
     product = model(torch.ones_like(images[:1], dtype=torch.float64)).sum()

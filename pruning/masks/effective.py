@@ -5,9 +5,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pruning.masks.mask import Mask, prunable
+from pruning.masks.mask import CONV, Mask, usual
+from pruning.modules import states
 
-WEIGHTED = (nn.Conv2d, nn.Linear)
+WEIGHTED = (*CONV, nn.Linear)
 
 
 class _Reached(torch.autograd.Function):
@@ -30,7 +31,7 @@ def on_a_path(model: nn.Module, mask: Mask, shape: tuple[int, int, int] = (3, 32
     their share is the effective sparsity (Vysogorets & Kempe 2023, arXiv 2107.02306). Unmasked weights count as kept.
     The model is left as it was.
     """
-    weights = {name: value.detach() for name, value in model.state_dict(keep_vars=True).items()}
+    weights = {name: value.detach() for name, value in states(model).items()}
     ones = {name: torch.ones_like(value) for name, value in weights.items() if value.is_floating_point()}
     kept = {name: keep.to(ones[name]).requires_grad_() for name, keep in mask.items()}
     # biases and running means would reach what no image reaches
@@ -58,11 +59,11 @@ def _reached(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
 def effective(model: nn.Module, mask: Mask, shape: tuple[int, int, int] = (3, 32, 32)) -> dict[str, object]:
     """Return `effective_nonzero`, the number of prunable weights on a path, and `empty_layers`, names without weights.
 
-    Prunable are the weights that the mask names, the convolutions for a network that was never pruned.
+    Prunable are the weights that the mask names, those of `usual` for a network that was never pruned.
     """
     if not mask:
         weights = dict(model.named_parameters())
-        mask = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in prunable(model)}
+        mask = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in usual(model)}
     used = on_a_path(model, mask, shape)
     empty = [name.removesuffix(".weight") for name, keep in mask.items() if not keep.any()]
     return {"effective_nonzero": sum(int(keep.sum()) for keep in used.values()), "empty_layers": empty}

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
 from pruning.masks.scoring import Scores, Scoring
+from pruning.modules import states
 
 MEMORY = 2**26  # floats that the gradients of single images may take at once: a quarter of a gigabyte
 
@@ -62,7 +63,7 @@ def fisher(given: Scoring, *, batches: int = 1) -> Scores:
     The diagonal of the empirical Fisher matrix in place of the Hessian's (Theis et al. 2018, arXiv 1801.05787; LeCun et
     al. 1990, Optimal Brain Damage).
     """
-    state = {name: value.detach() for name, value in given.model.state_dict(keep_vars=True).items()}
+    state = {name: value.detach() for name, value in states(given.model).items()}
     weights = {name: state.pop(name) for name in given.weights}
 
     def loss(some: dict[str, Tensor], image: Tensor, label: Tensor) -> Tensor:
@@ -87,4 +88,5 @@ def _loss(given: Scoring, images: Tensor, labels: Tensor, temperature: float = 1
 def _of_batches(given: Scoring, batches: int) -> Iterator[Sequence[Tensor]]:
     """Yield the gradients of the mean loss of each batch, in the order of the weights."""
     for images, labels in given.first(batches):
-        yield torch.autograd.grad(_loss(given, images, labels), list(given.weights.values()))
+        loss, weights = _loss(given, images, labels), list(given.weights.values())
+        yield torch.autograd.grad(loss, weights, materialize_grads=True)  # not every weight has to be used

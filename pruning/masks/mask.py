@@ -14,11 +14,9 @@ from pruning.errors import UserError, check_choice
 
 Mask = dict[str, Tensor]
 
-KINDS: dict[str, tuple[type[nn.Module], ...]] = {  # what may be prunable
-    "conv": (nn.Conv2d,),
-    "linear": (nn.Linear,),
-    "conv+linear": (nn.Conv2d, nn.Linear),
-}
+CONV = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+LINEAR = (nn.Linear, nn.MultiheadAttention)  # of which the projections of queries, keys and values are in one weight
+KINDS: dict[str, tuple[type[nn.Module], ...]] = {"conv": CONV, "linear": LINEAR, "conv+linear": (*CONV, *LINEAR)}
 
 
 def prunable(
@@ -31,17 +29,39 @@ def prunable(
     pattern that matches none of them, and if nothing is left.
     """
     kinds = KINDS[check_choice("layers", layers, KINDS)]
-    names = [name for name, module in model.named_modules() if isinstance(module, kinds)]
+    layer_of = weighted(model, kinds)
+    names = [name.rpartition(".")[0] for name in layer_of]
     for key, patterns in (("include", include), ("exclude", exclude)):
         for pattern in patterns:
             if not any(fnmatchcase(name, pattern) for name in names):
                 some = ", ".join(names[:3] + names[-1:]) or "none"
                 raise UserError(f"{key}: {pattern} matches none of the {len(names)} {layers} layers ({some}, ...)", key)
-    found = [name for name in names if not include or any(fnmatchcase(name, pattern) for pattern in include)]
-    found = [name for name in found if not any(fnmatchcase(name, pattern) for pattern in exclude)]
-    if names and not found:
+    kept = {name for name in names if not include or any(fnmatchcase(name, pattern) for pattern in include)}
+    kept = {name for name in kept if not any(fnmatchcase(name, pattern) for pattern in exclude)}
+    if names and not kept:
         raise UserError(f"exclude: {', '.join(exclude)} leaves nothing of what layers and include name", "exclude")
-    return [f"{name}.weight" for name in found]
+    return [weight for weight, name in zip(layer_of, names, strict=True) if name in kept]
+
+
+def weighted(model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> dict[str, nn.Module]:
+    """Return the layers of these kinds by the name of their weight, in the model's order; a shared one once.
+
+    Only weights that are parameters themselves: not those that are computed from others, as by weight normalisation.
+    """
+    found: dict[str, nn.Module] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        leaf = "in_proj_weight" if isinstance(module, nn.MultiheadAttention) else "weight"
+        weight = module._parameters.get(leaf) if isinstance(module, kinds) else None
+        if weight is not None and id(weight) not in seen:
+            seen.add(id(weight))
+            found[f"{name}.{leaf}" if name else leaf] = module
+    return found
+
+
+def usual(model: nn.Module) -> list[str]:
+    """Return what counts as prunable in a network that was never pruned: convolutions, or else linear layers."""
+    return prunable(model) or prunable(model, "linear")
 
 
 def masked(weights: Mapping[str, Tensor], mask: Mapping[str, Tensor]) -> dict[str, Tensor]:

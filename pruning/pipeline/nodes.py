@@ -7,15 +7,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pruning import archs, data
+from pruning import data
 from pruning.env import Env
-from pruning.errors import UserError, check_choice, naming
+from pruning.errors import UserError, naming
 from pruning.settings import Settings, path_of
 from pruning.settings.settings import own_fields
 from pruning.training import TrainRecipe
 
 LONGEST = 60  # characters of a method in the name of a directory
-BUILD = "pruning.archs.build"
 
 
 def method_of(recipe: Settings) -> str:
@@ -37,15 +36,6 @@ def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(node, Mapping) or "name" not in node:
         raise UserError(f"{name} must be a group of settings with a name, got {node!r}; give {name}=NAME")
     return node
-
-
-def read_arch(node: Mapping[str, Any]) -> str:
-    """Return the name of the architecture. `_target_` is there for hydra.utils.instantiate."""
-    for key in node:
-        check_choice("a setting of arch", key, ("name", "_target_"))
-    if (target := node.get("_target_", BUILD)) != BUILD:
-        raise UserError(f"arch._target_ must be {BUILD}, got {target!r}; the architecture is chosen by arch.name")
-    return check_choice("arch", node["name"], archs.ARCHS)
 
 
 def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:

@@ -6,7 +6,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pruning import checkpoints
+from pruning import archs, checkpoints
 from pruning.checkpoints.reading import find_file
 from pruning.errors import UserError, naming
 from pruning.export import load_as
@@ -27,7 +27,7 @@ class Origin:
     pruned: Mapping[str, tuple[int, int]]  # for each layer, by its weight: its weights, and how many are pruned
 
 
-def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "resume") -> Origin | None:
+def origin_of(given: Any, arch: archs.Arch, num_classes: int, runs: Path, key: str = "resume") -> Origin | None:
     """Return the checkpoint that `resume=PATH_OR_ID`, or another `key`, names; None for null."""
     if given is None:
         return None
@@ -42,7 +42,7 @@ def origin_of(given: Any, arch: str, num_classes: int, runs: Path, key: str = "r
         return read_origin(checkpoints.find_file(path).resolve(), arch, num_classes)
 
 
-def masks_of(nodes: Mapping[str, Any], arch: str, num_classes: int, runs: Path) -> dict[str, Origin]:
+def masks_of(nodes: Mapping[str, Any], arch: archs.Arch, num_classes: int, runs: Path) -> dict[str, Origin]:
     """Return by stage the checkpoint that its `mask_from` names."""
     given = {name: node.get("mask_from") for name, node in nodes.items() if isinstance(node, Mapping)}
     found = {name: origin_of(one, arch, num_classes, runs, f"{name}.mask_from") for name, one in given.items()}
@@ -63,7 +63,7 @@ def with_mask(node: Mapping[str, Any], mask: Origin, stage: str) -> dict[str, An
 
 
 @lru_cache
-def read_origin(path: Path, arch: str, num_classes: int) -> Origin:
+def read_origin(path: Path, arch: archs.Arch, num_classes: int) -> Origin:
     """Look at the checkpoint once for a whole sweep."""
     path = find_file(path)
     try:

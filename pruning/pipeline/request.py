@@ -9,7 +9,7 @@ from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
 from pruning.masks import Levels, prunable
-from pruning.pipeline.nodes import group, method_of, read_arch, read_dataset
+from pruning.pipeline.nodes import group, method_of, read_dataset
 from pruning.pipeline.origin import Origin, masks_of, origin_of, with_mask
 from pruning.runs import Ref, Run, Step, find, is_file, run_of
 from pruning.settings import Settings, value_of
@@ -29,7 +29,7 @@ class Request:
     root: str | None  # the directory of an image_folder
     num_classes: int
     images: data.Info
-    arch: str
+    arch: archs.Arch
     seed: int
     levels: Levels
     origin: Origin | None
@@ -54,7 +54,7 @@ class Request:
             raise UserError(f"seed must be a whole number >= 0, got {seed}")
         dataset, root, info = read_dataset(config.get("dataset"), env, progress)
         num_classes = info.num_classes
-        arch = read_arch(group("arch", config))
+        arch = archs.read(config.get("arch"))
         nodes = {name: config[name] for name in STAGES if name in config}
         masks = masks_of(nodes, arch, num_classes, env.runs)
         nodes |= {name: with_mask(nodes[name], mask, name) for name, mask in masks.items()}
@@ -118,11 +118,12 @@ class Request:
             recipe = replace(recipe, **settings)
         parent, before, places = self.begins_at(after)
         given = {role: self.named(role, source) for role, source in (inputs or {}).items()}
+        own = {key: value for key, value in recipe.non_defaults().items() if key != "precision"}
         step = Step(
             stage=stage,
-            recipe={key: value for key, value in recipe.non_defaults().items() if key != "precision"},
+            recipe=own,
             dataset=self.dataset,
-            arch={"name": self.arch},
+            arch=archs.spec_of(self.arch),
             seed=self.seed,
             precision=self.precision(recipe, after),
             parent=parent,
@@ -134,11 +135,17 @@ class Request:
             length=recipe.length if isinstance(recipe, TrainRecipe) and recipe.length != recipe.epochs else None,
             level=(after.level if after else 0) + STAGES[stage].prunes,
             root=self.root,
+            arch_place=archs.place_of(self.arch),
             places=places | dict(given.values()),
         )
+        return self.added(step.keeping(snapshots))
+
+    def added(self, step: Step) -> Step:
+        """Enter the step, and return it with all snapshots that were asked for so far; UserError as `check_inputs`."""
         self.check_inputs(step)
-        step = self.steps[step.id] = self.steps.get(step.id, step).keeping(snapshots)
-        return step
+        before = self.steps.get(step.id, step)
+        self.steps[step.id] = before.keeping(step.snapshots)
+        return self.steps[step.id]
 
     def begins_at(self, after: Step | None) -> tuple[Ref | None, float | None, dict[Ref, str]]:
         """Return from what a step starts: its reference, its sparsity, and where it is found."""

@@ -15,6 +15,10 @@ def own_settings(step: Step) -> dict[str, Any]:
     What is neutral, or decides nothing, is left out.
     """
     found: dict[str, Any] = {"dataset": step.dataset["name"], "arch": step.arch["name"], "seed": step.seed}
+    arguments = step.arch.get("arguments", {})
+    own = {"_target_": step.arch["target"]} | arguments if "target" in step.arch else {}
+    own |= {"reset_head": True} if step.arch.get("reset_head") else {}
+    found |= {f"arch.{key}": value for key, value in own.items()}
     others = {key: value for key, value in step.dataset.items() if key not in ("name", "fingerprint")}
     found |= {f"dataset.{key}": value for key, value in others.items()}
     if step.parent and is_file(step.parent):

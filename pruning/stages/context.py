@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import nn
 
-from pruning import archs
+from pruning import archs, rng
 from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
 from pruning.masks import Mask, Updates
@@ -44,7 +44,7 @@ class Context:
     `data` is normalised as `parent` has been trained.
     """
 
-    arch: str
+    arch: archs.Arch
     num_classes: int
     data: Data
     seed: int
@@ -93,9 +93,9 @@ class Context:
         )
         return self.checkpoint(model, mask)
 
-    def new_model(self) -> nn.Module:
-        """Return a network of the step's architecture; initialise it or load weights into it."""
-        return archs.build(self.arch, self.num_classes)
+    def new_model(self, stream: str = "init") -> nn.Module:
+        """Return a network of the step's architecture, initialised from that stream of the seed."""
+        return archs.fresh(self.arch, self.num_classes, rng.generator(self.seed, stream))
 
     def checkpoint(self, model: nn.Module, mask: Mask) -> Checkpoint:
         normalisation = {"mean": list(self.data.mean), "std": list(self.data.std)}

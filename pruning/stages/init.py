@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass
 
-from pruning import archs, rng
 from pruning.checkpoints import Checkpoint
 from pruning.settings import Axes, Settings
 from pruning.stages.context import Context
@@ -20,9 +19,7 @@ class InitRecipe(Settings):
 
 def init(context: Context, _recipe: InitRecipe) -> Checkpoint:
     """Return the network that `train` would start from; train nothing."""
-    model = context.new_model()
-    archs.initialise(model, rng.generator(context.seed, "init"))
-    return context.checkpoint(model, {})
+    return context.checkpoint(context.new_model(), {})
 
 
 def at_init(context: Context, recipe: TrainRecipe) -> Checkpoint:

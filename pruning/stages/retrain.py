@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, replace
 
-from pruning import archs, rng
 from pruning.checkpoints import Checkpoint
 from pruning.errors import UserError
 from pruning.masks import cost, masked
+from pruning.modules import load_states, states
 from pruning.settings import setting
 from pruning.stages.context import Context
 from pruning.training import TrainRecipe
@@ -87,7 +87,6 @@ def scratch_b(context: Context, recipe: ScratchBRecipe) -> Checkpoint:
 
 
 def _from_initialisation(context: Context, recipe: TrainRecipe, stream: str) -> Checkpoint:
-    mask, model = context.start.mask, context.new_model()
-    archs.initialise(model, rng.generator(context.seed, stream))
-    model.load_state_dict(masked(model.state_dict(), mask))
+    mask, model = context.start.mask, context.new_model(stream)
+    load_states(model, masked(states(model), mask))
     return context.trained(model, mask, recipe)

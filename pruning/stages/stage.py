@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from pruning.archs import ARCHS
+from pruning import archs
 from pruning.checkpoints import Checkpoint
+from pruning.code import foreign_code
 from pruning.data import DATASETS
 from pruning.settings import Settings
 from pruning.settings.settings import own_fields
-from pruning.stages.code import foreign_code
 from pruning.stages.context import Context
 from pruning.stages.distill import DistillRecipe, distill
 from pruning.stages.finetune import finetune
@@ -58,10 +58,10 @@ STAGES: dict[str, Stage[Any]] = {  # in the order of display
 }
 
 
-def code_of(stage: str, recipe: Settings, dataset: str, arch: str) -> dict[str, str]:
+def code_of(stage: str, recipe: Settings, dataset: str, arch: archs.Arch) -> dict[str, str]:
     """Return which foreign code decides what such a step makes: module -> version or hash of its source."""
     chosen = [functions[getattr(recipe, axis)] for axis, functions in recipe.axes().items()]
-    return foreign_code([STAGES[stage].run, *chosen, DATASETS[dataset].load, ARCHS[arch]])
+    return foreign_code([STAGES[stage].run, *chosen, DATASETS[dataset].load]) | archs.code_of(arch)
 
 
 def chosen(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pruning import masks
+from pruning import masks, rng
 from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
 from pruning.training.evaluation import autocast, measure
@@ -45,8 +45,8 @@ def fit(
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`; those before `first_epoch` are left out, as
     if they had been made elsewhere: rates and data are those of the epochs that follow. The weights that `mask` prunes
-    are exactly zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order and
-    augmentation; `precision` is "fp32" or "bf16".
+    are exactly zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order, augmentation
+    and, through torch's own random state, what layers such as dropout draw; `precision` is "fp32" or "bf16".
     `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
     The mask stays what it is unless `updates` change it; a step that changes it does not move the weights that stay.
     Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
@@ -133,6 +133,7 @@ class TrainingLoop:
         at = self.first + self.epoch
         batches = train_batches(self.data, batch_size=size, seed=seed, purpose=purpose, epoch=at, first=self.batch)
         for images, labels in batches:
+            rng.seed_torch(images.device, rng.stream_seed(seed, f"{purpose} layers", at, self.batch))
             self.step(images, labels)
             self.batch += 1
             if self.hooks.stopping():
