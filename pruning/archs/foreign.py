@@ -67,8 +67,7 @@ class Foreign:
         reset = value_of("arch.reset_head", node.get("reset_head", False), bool)
         found = cls(name=name, target=target, arguments=json.dumps(arguments, sort_keys=True), reset_head=reset)
         found = replace(found, place=place or (None if target == BUILD else place_for(target)))
-        found.function()
-        return found
+        return replace(found, sources=_hashes(found.code))
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any], place: str | None) -> Self:
@@ -129,11 +128,15 @@ class Foreign:
                 raise UserError(f"arch._target_={self.target} has lazy layers; give their sizes")
             return _with_head(model, num_classes) if self.reset_head else model
 
-    def _arguments(self, num_classes: int) -> dict[str, Any]:
-        """Return what the function is called with; UserError if it takes no classes or is another than it was."""
+    def check_source(self) -> None:
+        """Raise UserError, to follow a file's name, if its source is not what it was."""
         if self.sources and _hashes(self.code) != self.sources:
             text = f"the source of {self.target} has changed since"
             raise UserError(f"was made with another {self.name}: {text}; give the network to use as it is now")
+
+    def _arguments(self, num_classes: int) -> dict[str, Any]:
+        """Return what the function is called with; UserError if it takes no classes or is another than it was."""
+        self.check_source()
         function, arguments = self.function(), json.loads(self.arguments)
         if "num_classes" not in arguments and not (self.reset_head and not _needs_classes(function)):
             if not _takes_classes(function):

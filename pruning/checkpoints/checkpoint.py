@@ -74,6 +74,8 @@ class Checkpoint:
         Its tensors must fit the architecture, their values be finite, its mask be of prunable weights, and what the
         mask prunes be zero.
         """
+        if isinstance(self.arch, archs.Foreign):
+            self.arch.check_source()
         model = archs.skeleton(self.arch, self.num_classes)
         expected = states(model)
         tensors = {**self.weights, **{PREFIX + name: keep for name, keep in self.mask.items()}}

@@ -1,34 +1,23 @@
 """Which kept weights can matter: those on a path of kept weights from the input to the output."""
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor, nn
 
 from pruning.masks.mask import CONV, Mask, usual
+from pruning.masks.reaching import Reaching, reached
 from pruning.modules import states
 
 WEIGHTED = (*CONV, nn.Linear)
 
 
-class _Reached(torch.autograd.Function):
-    """1 where a value is positive, in both directions: paths are not counted, so nothing can overflow."""
-
-    @staticmethod
-    def forward(_ctx: object, values: Tensor) -> Tensor:
-        return (values > 0).to(values.dtype)
-
-    @staticmethod
-    def backward(_ctx: object, *gradients: Tensor) -> Tensor:
-        return (gradients[0] > 0).to(gradients[0].dtype)
-
-
 def on_a_path(model: nn.Module, mask: Mask, shape: tuple[int, int, int] = (3, 32, 32)) -> Mask:
     """Return, for each masked weight, whether it is kept and lies on a path from the input to the output.
 
-    What lies on none changes the outputs by a constant at most, whatever its value: nothing comes to it from the image
+    What lies on none changes the outputs by a constant at most, whatever its value (unless a constant shares the
+    statistics of a GroupNorm with what is none): nothing comes to it from the image
     of `shape` (C, H, W), or nothing that it makes goes on to a class. Those of the mask are the effective weights, and
     their share is the effective sparsity (Vysogorets & Kempe 2023, arXiv 2107.02306). Unmasked weights count as kept.
+    What is added to the image's own, such as an embedding of its places, counts as coming from it.
     The model is left as it was.
     """
     weights = {name: value.detach() for name, value in states(model).items()}
@@ -40,7 +29,7 @@ def on_a_path(model: nn.Module, mask: Mask, shape: tuple[int, int, int] = (3, 32
     was_training = model.training
     try:
         image = torch.ones(1, *shape, device=next(model.parameters()).device)
-        with torch.enable_grad():
+        with torch.enable_grad(), Reaching():
             out = torch.func.functional_call(model.eval(), weights | ones | zeros | kept, (image,))
         found = torch.autograd.grad(out.sum(), list(kept.values()), allow_unused=True) if kept else ()
     finally:
@@ -52,7 +41,6 @@ def on_a_path(model: nn.Module, mask: Mask, shape: tuple[int, int, int] = (3, 32
 
 
 def _reached(_module: nn.Module, _inputs: object, output: Tensor) -> Tensor:
-    reached: Callable[[Tensor], Tensor] = _Reached.apply
     return reached(output)
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from pruning.masks.scoring import Scores, Scoring
 from pruning.modules import states
@@ -36,6 +37,7 @@ def snip(given: Scoring, *, batches: int = 1) -> Scores:
     return {name: score / norm if norm else score for name, score in raw.items()}
 
 
+@sdpa_kernel(SDPBackend.MATH)  # the fused one has no second derivative
 def grasp(given: Scoring, *, batches: int = 1, temperature: float = 200.0) -> Scores:
     """W (H g): what the gradient's norm, so training, loses if w goes (Wang et al. 2020, arXiv 2002.07376).
 
@@ -57,6 +59,7 @@ def grasp(given: Scoring, *, batches: int = 1, temperature: float = 200.0) -> Sc
     return scores
 
 
+@sdpa_kernel(SDPBackend.MATH)  # the fused one takes images one by one
 def fisher(given: Scoring, *, batches: int = 1) -> Scores:
     """w^2 F / 2, F = the mean over images of (dL_i/dw)^2: the second-order change of the loss at a minimum.
 

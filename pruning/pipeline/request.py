@@ -8,7 +8,7 @@ from pruning import archs, data
 from pruning.env import Env
 from pruning.errors import UserError, check_choice, naming
 from pruning.export import ExportSettings
-from pruning.masks import Levels, prunable
+from pruning.masks import KINDS, Levels, prunable
 from pruning.pipeline.nodes import group, method_of, read_dataset
 from pruning.pipeline.origin import Origin, masks_of, origin_of, with_mask
 from pruning.runs import Ref, Run, Step, find, is_file, run_of
@@ -88,7 +88,12 @@ class Request:
         if not isinstance(recipe, Selection):
             raise TypeError(f"{stage} asks for no sparsity")
         with naming(stage):
-            names = prunable(archs.skeleton(self.arch, self.num_classes), recipe.layers, recipe.include, recipe.exclude)
+            network = archs.skeleton(self.arch, self.num_classes)
+            if not (names := prunable(network, recipe.layers, recipe.include, recipe.exclude)):
+                others = [kind for kind in KINDS if prunable(network, kind)]
+                text = f"arch={self.arch} has no such layers, so there is nothing to prune"
+                hint = f"; give {stage}.layers={others[0]}" if others else ""
+                raise UserError(f"layers={recipe.layers}: {text}{hint}", "layers")
         if self.origin is None:
             return self.levels.sparsities(recipe.sparsity)
         weights, pruned = map(sum, zip(*(self.origin.pruned[name] for name in names), strict=True))
