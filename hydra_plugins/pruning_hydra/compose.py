@@ -72,8 +72,13 @@ def with_dataset(name: str) -> dict[str, Any]:
 
 
 def opened(arguments: Sequence[str]) -> list[str]:
-    """Return the overrides with a `++` before arguments of a network, so that `arch.width=2` is one without a plus."""
-    return [f"++{text}" if OF_ARCH.match(text) else text for text in arguments]
+    """Return the arguments as Hydra understands them.
+
+    With a `++` before those of a network, so that `arch.width=2` is one without a plus; `-m`, which argparse does not
+    find between overrides, is the first.
+    """
+    found = [f"++{text}" if OF_ARCH.match(text) else text for text in arguments]
+    return sorted(found, key=lambda text: text not in ("-m", "--multirun"))
 
 
 def check_group(override: Override) -> None:

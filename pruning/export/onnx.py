@@ -9,6 +9,7 @@ import io
 import json
 import math
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def unpack(path: Path, content: bytes) -> Checkpoint:
     for name, buffer in expected.items():
         if name.endswith("num_batches_tracked"):  # which ONNX has no use for
             weights[name] = torch.zeros(buffer.shape, dtype=buffer.dtype)
-    return Checkpoint(weights, {name: weights[name] != 0 for name in names}, **found.about)
+    return replace(found, weights=weights, mask={name: weights[name] != 0 for name in names})
 
 
 def _tensor(found: Any) -> Tensor:

@@ -23,6 +23,7 @@ import pytest
 from pruning.runs import Run, claims, every
 from pruning.runs.jobs import recorded_jobs
 from pruning.runs.records import recorded_sweeps
+from tests.archs.test_foreign import ODD
 from tests.commands import ROOT, Command, Running, Server
 from tests.execution.test_published import PUBLISHED
 from tests.launch.on_slurm import (
@@ -323,6 +324,17 @@ def test_the_published_system_killed_twice_and_launched_again(
     local = submitter(*submitter.recipe, *PUBLISHED, runs=tmp_path)
     assert local.returncode == 0, local.stderr
     assert equal_to(tmp_path, submitter.runs, 5)
+
+
+def test_a_network_from_a_file_outside_the_project(submitters: Callable[[str], Submitter], tmp_path: Path) -> None:
+    shutil.copy(ODD, file := tmp_path / "mine.py")
+    network = ("arch._target_=Odd", f"arch.file={file}", "arch.width=4")
+    submitter = submitters("foreign")
+    done = submitter.submit(WAIT, *network, *GRID).wait()
+    assert (done.returncode, done.stderr) == (0, "")
+    local = submitter(*submitter.recipe, *network, *GRID, runs=tmp_path / "runs")
+    assert local.returncode == 0, local.stderr
+    assert equal_to(tmp_path / "runs", submitter.runs, 10)
 
 
 # What happens while jobs wait in the queue.
