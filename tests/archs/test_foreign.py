@@ -117,7 +117,7 @@ def test_a_wrapper_is_its_own_source_too(tmp_path: Path) -> None:
         ({"_target_": "Odd", "file": "tests"}, "arch.file=tests: it must be a file PATH.py"),
         ({"_target_": "Odd", "file": str(ODD), "name": "a/b"}, "arch.name must be a word"),
         ({"_target_": "torch.nn.Linear", "x": {"_target_": "a.b"}}, "arch.x: objects within arguments"),
-        ({"name": "resnet20", "width": 2}, "a setting of arch=resnet20 must be one of"),
+        ({"name": "resnet20", "width": 2}, "a setting of arch must be one of"),
         ({"name": "resnet21"}, "arch must be one of"),
         ({"width": 2}, "arch must be a group of settings with a name"),
         (None, "arch must be a group of settings with a name"),
@@ -272,3 +272,11 @@ def test_a_new_head_on_one_of_ours(tmp_path: Path) -> None:
     found = load_as(tmp_path / "m", arch, 10)
     assert found.weights["fc.weight"].shape == (10, 64)
     assert same(found.mask, mask)
+
+
+def test_a_function_that_takes_weights_for_its_own_classes_is_not_told_of_others() -> None:
+    model = fresh(odd("with_weights", weights="SOME", reset_head=True))
+    assert bool((model.get_parameter("1.weight") == 0.25).all())
+    assert model.get_parameter("3.weight").shape == (10, 16)
+    with pytest.raises(UserError, match="ValueError: with weights there are 5 classes"):
+        fresh(odd("with_weights", weights="SOME"))
