@@ -72,6 +72,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def npz(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same kind of images as one file of arrays."""
+    path = tmp_path_factory.mktemp("arrays") / "images.npz"
+    parts = [images(n, 8, 3, torch.Generator().manual_seed(1)) for n in (48, 24)]
+    train, test = ({"x": part.images.numpy(), "y": part.labels.numpy()} for part in parts)
+    np.savez(path, x_train=train["x"], y_train=train["y"], x_test=test["x"], y_test=test["y"])
+    return path
+
+
+@pytest.fixture(scope="session")
 def small(folder: Path) -> tuple[str, ...]:
     """Overrides for a chain that takes about a second: 3 and 2 epochs of 6 batches."""
     sizes = ("train.batch_size=8", "finetune.batch_size=8", "train.epochs=3", "finetune.epochs=2")

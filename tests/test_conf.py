@@ -28,7 +28,13 @@ NEEDS_A_RUN = "from_run"  # tests/pipeline/test_lattice.py plans it
 UNTRAINED = ("at_init", "gradual", "rigl", "set")  # they begin with an initialisation
 EPOCHS = {"quick": (8, 5), "original": (300, 40), "original_code": (300, 40), "rethinking": (160, 40)}
 OTHERS = ("resnet18", "mobilenet_v2", "vit_tiny")  # networks of torchvision
-OF_DATASET = {"digits": "quick", "cifar10": "original", "cifar100": "original", "image_folder": "original"}
+OF_DATASET = {
+    "digits": "quick",
+    "cifar10": "original",
+    "cifar100": "original",
+    "image_folder": "original",
+    "arrays": "original",
+}
 GROUPS = {
     "arch": [*archs.ARCHS, *OTHERS],
     "dataset": [*DATASETS],
@@ -58,8 +64,9 @@ def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
 @pytest.mark.parametrize(
     ("group", "name"), [(g, n) for g, names in GROUPS.items() if g != "fit" for n in names if n != NEEDS_A_RUN]
 )
-def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path) -> None:
-    choice = (f"{group}={name}", *([f"dataset.root={folder}"] if name == "image_folder" else []))
+def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path, npz: Path) -> None:
+    place = {"image_folder": f"dataset.root={folder}", "arrays": f"dataset.file={npz}"}
+    choice = (f"{group}={name}", *([place[name]] if name in place else []))
     config = composed(*choice)
     assert set(config) == {*NODES - {"sweep"}, *STAGES}
     if group not in ("recipe", "levels"):

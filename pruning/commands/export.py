@@ -63,7 +63,7 @@ def _size(made: Run, env: Env) -> tuple[int, int]:
     """Return the height and width of the images of the run's dataset."""
     if (step := made.step()) is None or step.root is None:
         return (32, 32)
-    settings = data.DatasetSettings(name=step.dataset["name"], root=step.root)
+    settings = data.DatasetSettings.at({k: v for k, v in step.dataset.items() if k in ("name", "size")}, step.root)
     try:
         return data.info(settings, cache=env.data).size or (32, 32)
     except UserError as error:

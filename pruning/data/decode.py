@@ -59,18 +59,37 @@ def huge_is_an_error() -> Iterator[None]:
 
 
 @huge_is_an_error()
-def decode(files: Sequence[Path], progress: Progress | None = None) -> Tensor:
-    """Return uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size."""
-    size = first_size(files)
-    images = torch.empty(len(files), *size, 3, dtype=torch.uint8)
+def decode(files: Sequence[Path], progress: Progress | None = None, size: int | None = None) -> Tensor:
+    """Return uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size.
+
+    With `size` they may have any: they are brought to that height and width.
+    """
+    shape = (size, size) if size else first_size(files)
+    images = torch.empty(len(files), *shape, 3, dtype=torch.uint8)
 
     def fill(i: int) -> None:
         with opened(files[i], read(files[i])) as image:
-            check_size(files[i], size_of(image), files[0], size)
-            images[i] = torch.from_numpy(np.array(image.convert("RGB")))
+            if not size:
+                check_size(files[i], size_of(image), files[0], shape)
+            whole = image.convert("RGB")
+            images[i] = torch.from_numpy(np.array(squared(whole, size) if size else whole))
 
     in_chunks(fill, len(files), "decode images", progress)
     return images
+
+
+def squared(image: Any, size: int) -> Any:
+    """Return the image with its shorter side resized to `size` pixels, and the square in its middle.
+
+    Bilinear over all pixels that one covers, as torchvision's Resize and CenterCrop of a Pillow image.
+    """
+    from PIL import Image
+
+    short = min(image.size)
+    width, height = (max(size, int(size * side / short)) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    resized = image.resize((width, height), Image.Resampling.BILINEAR)
+    return resized.crop((left, top, left + size, top + size))
 
 
 def first_size(files: Sequence[Path]) -> Size:

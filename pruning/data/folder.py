@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pruning.data import cache as store
 from pruning.data.decode import Size, check_size, decode, first_size, huge_is_an_error, in_chunks, opened, read, size_of
-from pruning.data.values import Channels, Data, Info, Progress, Split
+from pruning.data.moments import channels, moments
+from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
 from pruning.settings import path_of
 
@@ -67,59 +68,70 @@ def scan(root: str | None) -> Folder:
 
 
 @huge_is_an_error()
-def fingerprint(folder: Folder, cache: Path, progress: Progress | None = None) -> tuple[str, Size]:
+def fingerprint(
+    folder: Folder, cache: Path, progress: Progress | None = None, size: int | None = None
+) -> tuple[str, Size]:
     """Return the sha256 over the sorted (relative path, sha256 of the bytes), and the size that all images have.
 
     Both are remembered by the folder's stamp. UserError for a file that is no image, or of another size: every file
-    is read here, and its header costs little more.
+    is read here, and its header costs little more. With `size` they may have any, and are brought to that one.
     """
-    memo = cache.expanduser() / "image_folder" / f"{folder.stamp}.fingerprint"
+    memo = cache.expanduser() / "image_folder" / f"{folder.stamp}{_suffix(size)}.fingerprint"
     if known := MEMO.fullmatch(store.read_text(memo) or ""):  # anything else is not ours
         return known[1], (int(known[2]), int(known[3]))
     files = [folder.root / file for file in folder.all_files]
-    size = first_size(files)
+    found = (size, size) if size else first_size(files)
     digests: list[str] = [""] * len(files)
 
     def digest(i: int) -> None:
         data = read(files[i])
         with opened(files[i], data) as image:
-            check_size(files[i], size_of(image), files[0], size)
+            if not size:
+                check_size(files[i], size_of(image), files[0], found)
         digests[i] = hashlib.sha256(data).hexdigest()
 
     in_chunks(digest, len(files), "fingerprint images", progress)
     lines = sorted(f"{file!a} {value}\n" for file, value in zip(folder.all_files, digests, strict=True))
     result = hashlib.sha256("".join(lines).encode()).hexdigest()
-    store.write_text(memo, f"{result} {size[0]} {size[1]}")
-    return result, size
+    store.write_text(memo, f"{result} {found[0]} {found[1]}")
+    return result, found
 
 
-def info(cache: Path, progress: Progress | None = None, *, root: str | None) -> Info:
+def _suffix(size: int | None) -> str:
+    """Return what tells what is remembered of images that are brought to a size."""
+    return f"-{size}" if size else ""
+
+
+def info(cache: Path, progress: Progress | None = None, *, root: str | None, size: int | None = None) -> Info:
     """Return what is known of the folder when all its files have been read once, and none decoded."""
     listing = scan(root)
     if len(listing.classes) < 2:
         text = f"root={root} has one class, {listing.classes[0]!r}; there is nothing to tell apart, give at least two"
         raise UserError(text, "root")
-    found, size = fingerprint(listing, cache, progress)
+    found, shape = fingerprint(listing, cache, progress, size)
     count = Counter(listing.labels[TRAIN])
-    return Info(len(listing.classes), found, size, tuple(count[i] for i in range(len(listing.classes))))
+    return Info(len(listing.classes), found, shape, tuple(count[i] for i in range(len(listing.classes))))
 
 
-def load(cache: Path, progress: Progress | None = None, *, root: str | None) -> Data:
-    """Return the folder's images, decoded once and kept in `cache`; the constants are of its training pixels."""
+def load(cache: Path, progress: Progress | None = None, *, root: str | None, size: int | None = None) -> Data:
+    """Return the folder's images, decoded once and kept in `cache`; the constants are of its training pixels.
+
+    With `size` they are resized, to that many pixels of their shorter side, and the square in their middle is cut out.
+    """
     folder = scan(root)
-    found, size = fingerprint(folder, cache, progress)
-    kept = cache.expanduser() / "image_folder" / f"{found}.safetensors"
+    found, shape = fingerprint(folder, cache, progress, size)
+    kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
     tensors = store.read_tensors(kept)
-    if tensors is None or not _whole(tensors, (len(folder.all_files), *size, 3)):
-        images = decode([folder.root / file for file in folder.all_files], progress)
-        mean, std = _moments(images[: len(folder.files[TRAIN])])
+    if tensors is None or not _whole(tensors, (len(folder.all_files), *shape, 3)):
+        images = decode([folder.root / file for file in folder.all_files], progress, size)
+        mean, std = moments(images[: len(folder.files[TRAIN])])
         tensors = {"images": images, "mean": mean, "std": std}
         store.write_tensors(kept, tensors)
     train, test = (
         Split(images, torch.tensor(folder.labels[part]))
         for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files[TRAIN])]), strict=True)
     )
-    return Data(train, None, test, folder.classes, _channels(tensors["mean"]), _channels(tensors["std"]))
+    return Data(train, None, test, folder.classes, channels(tensors["mean"]), channels(tensors["std"]))
 
 
 def _whole(tensors: dict[str, Tensor], shape: tuple[int, ...]) -> bool:
@@ -166,22 +178,3 @@ def _entries(directory: Path) -> Iterator[os.DirEntry[str]]:
             yield from (entry for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise UserError(f"{directory} cannot be read: {error.strerror}") from error
-
-
-def _moments(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation (float64, 3 each) of uint8 (N, H, W, 3) scaled to 0..1, from exact sums."""
-    count = images[..., 0].numel()
-    total, squares = torch.zeros(2, 3, dtype=torch.int64)
-    for part in images.split(256):
-        flat = part.reshape(-1, 3).long()
-        total += flat.sum(0)
-        squares += flat.square().sum(0)
-    # Exact integers up to the last step: with floats, bright and even images would cancel to nothing.
-    variance = [(count * s - t * t) / (count * count) for t, s in zip(total.tolist(), squares.tolist(), strict=True)]
-    std = torch.tensor(variance, dtype=torch.float64).sqrt() / 255
-    return total.double() / count / 255, torch.where(std > 0, std, 1.0)  # a constant channel is left as it is
-
-
-def _channels(values: Tensor) -> Channels:
-    red, green, blue = values.tolist()
-    return red, green, blue

@@ -1,16 +1,17 @@
 """One door for every dataset."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from pruning import rng
-from pruning.data import cifar, digits, folder
+from pruning.data import arrays, cifar, digits, folder
 from pruning.data.values import Data, Info, Progress
-from pruning.errors import UserError
+from pruning.errors import UserError, check_choice
 from pruning.settings import Axes, Settings, setting
 
 CACHE = Path("data")
@@ -22,6 +23,7 @@ class Dataset:
 
     info: Callable[..., Info]
     load: Callable[..., Data]
+    place: str = "root"  # the setting that says where it is, which decides nothing
 
 
 DATASETS: dict[str, Dataset] = {
@@ -29,6 +31,7 @@ DATASETS: dict[str, Dataset] = {
     "cifar10": Dataset(partial(cifar.info, "cifar10"), partial(cifar.load, "cifar10")),
     "cifar100": Dataset(partial(cifar.info, "cifar100"), partial(cifar.load, "cifar100")),
     "image_folder": Dataset(folder.info, folder.load),
+    "arrays": Dataset(arrays.info, arrays.load, "file"),
 }
 
 
@@ -42,9 +45,22 @@ class DatasetSettings(Settings):
 
     name: str
     root: str | None = None  # the directory of an image_folder
+    file: str | None = None  # of arrays
+    size: int | None = setting(None, least=1)  # of an image_folder: height and width that its images are brought to
     val_fraction: float = setting(0.0, least=0, below=1)
     pad: int = setting(0, least=0)
     flip: bool = False
+
+    @property
+    def place(self) -> str | None:
+        """Where it is."""
+        return self.values()[DATASETS[self.name].place]
+
+    @classmethod
+    def at(cls, node: Mapping[str, Any], place: str | None) -> Self:
+        """Read a dataset's settings as a step has them, with where it is."""
+        key = DATASETS[check_choice("dataset", node["name"], DATASETS)].place
+        return cls.read({**node, key: place}, "dataset")
 
     @classmethod
     def axes(cls) -> Axes:

@@ -187,7 +187,7 @@ def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
 def _dataset(step: Step, env: Env, reporter: tracking.Reporter) -> data.Data:
     planned = dict(step.dataset)
     fingerprint = planned.pop("fingerprint", None)
-    settings = data.DatasetSettings.read(planned | {"root": step.root}, "dataset")
+    settings = data.DatasetSettings.at(planned, step.root)
     with naming("dataset"):
         return _loaded(settings, fingerprint, env.data, str(env.torch_device()), reporter.work)
 
@@ -198,7 +198,7 @@ def _loaded(
 ) -> data.Data:
     """Load a dataset once for all the steps of this process; UserError if it is no longer the one that was planned."""
     if fingerprint and data.info(settings, cache=cache).fingerprint != fingerprint:
-        raise UserError(f"the images in {settings.root} have changed since this was planned; run the command again")
+        raise UserError(f"the images in {settings.place} have changed since this was planned; run the command again")
     return data.load_data(settings, cache=cache, device=device, progress=progress)
 
 

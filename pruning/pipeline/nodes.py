@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -39,15 +38,16 @@ def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
-    """Return what is hashed of the dataset, its directory if it is one, and what is known of it."""
+    """Return what is hashed of the dataset, where it is, and what is known of it."""
     settings = data.DatasetSettings.read(node, "dataset")
-    if settings.root is not None:
-        settings = replace(settings, root=str(path_of("dataset.root", settings.root).resolve()))
+    key = data.DATASETS[settings.name].place
+    if settings.place is not None:
+        settings = data.DatasetSettings.at(node, str(path_of(f"dataset.{key}", settings.place).resolve()))
     with naming("dataset"):
         info = described(settings, env.data, progress)
-    hashed = {key: value for key, value in settings.non_defaults().items() if key != "root"}
+    hashed = {key: value for key, value in settings.non_defaults().items() if key not in ("root", "file")}
     hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
-    return hashed, settings.root, info
+    return hashed, settings.place, info
 
 
 @lru_cache

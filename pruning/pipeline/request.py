@@ -26,7 +26,7 @@ class Request:
 
     nodes: Mapping[str, Any]  # the settings of the stages, as the config has them
     dataset: Mapping[str, Any]  # what is hashed of it
-    root: str | None  # the directory of an image_folder
+    root: str | None  # where its images are
     num_classes: int
     images: data.Info
     arch: archs.Arch

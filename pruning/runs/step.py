@@ -63,7 +63,7 @@ class Step:
     level: int = unhashed(default=0)  # number of prunings so far
     length: int | None = unhashed(default=None)  # epochs that it trains, at most; None: what its recipe says
     snapshots: tuple[int, ...] = unhashed(default=())  # epochs after which its network is kept, for who starts from it
-    root: str | None = unhashed(default=None)  # the directory of an image_folder
+    root: str | None = unhashed(default=None)  # where its images are: a directory, or a file of arrays
     arch_place: str | None = unhashed(default=None)  # of a network from elsewhere: its file, or a directory to search
     places: Mapping[Ref, str] = unhashed(default_factory=dict)  # of parent and inputs: a directory in runs, or a file
 

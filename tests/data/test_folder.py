@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import CenterCrop, Compose, Resize
 
 from pruning.data import Data, DatasetSettings, decode, eval_batches, folder, info, load_data
 from pruning.errors import UserError
@@ -239,3 +240,23 @@ def test_more_than_8_bits_and_the_first_image_of_another_size_are_refused(root: 
     picture(0, (6, 5)).save(file)
     picture(0, (9, 9)).save(root / "test/ant/0.png")
     assert refusal(root, cache) == f"all images must have one size: {file} is 6x5, but {first} is 6x4"
+
+
+def test_images_of_any_size_are_brought_to_one(tmp_path: Path, cache: Path) -> None:
+    """As torchvision's Resize and CenterCrop do it; each size is decoded once, and another one is another dataset."""
+    sizes = [(30, 20), (20, 31), (12, 12), (8, 40)]
+    pictures = [picture(i, size) for i, size in enumerate(sizes)]
+    for part in ("train", "test"):
+        for label, name in enumerate("ab"):
+            (tmp_path / part / name).mkdir(parents=True)
+            for i in (0, 1):
+                pictures[2 * label + i].save(tmp_path / part / name / f"{i}.png")
+    assert "all images must have one size" in refusal(tmp_path, cache)
+    for size in (16, 9):
+        data = load(tmp_path, cache, size=size)
+        expected = Compose([Resize(size), CenterCrop(size)])
+        assert torch.equal(data.train.images, pixels(*map(expected, pictures)))
+        assert torch.equal(load(tmp_path, cache, size=size).test.images, data.train.images)
+        assert info(asked(tmp_path, size=size), cache=cache).size == (size, size)
+    with pytest.raises(UserError, match="size must be >= 1, got 0"):
+        asked(tmp_path, size=0)

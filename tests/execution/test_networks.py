@@ -95,13 +95,15 @@ def test_workers_find_it_and_make_the_same_bytes(undisturbed: Path, command: Com
 
 @slow
 @pytest.mark.parametrize("target", ["torchvision.models.resnet18", "torchvision.models.mobilenet_v2"])
-@pytest.mark.parametrize("dataset", ["folder", "digits"])
+@pytest.mark.parametrize("dataset", ["folder", "digits", "arrays"])
 def test_those_of_torchvision_are_trained_pruned_finetuned_exported_and_loaded(
-    target: str, dataset: str, command: Command, place: Path
+    target: str, dataset: str, command: Command, place: Path, npz: Path
 ) -> None:
-    images = (
-        ("dataset=image_folder", f"dataset.root={place / 'images'}") if dataset == "folder" else ("dataset=digits",)
-    )
+    choices = {
+        "folder": ("dataset=image_folder", f"dataset.root={place / 'images'}"),
+        "arrays": ("dataset=arrays", f"dataset.file={npz}"),
+    }
+    images = choices.get(dataset, ("dataset=digits",))
     sizes = ("train.batch_size=128", "finetune.batch_size=128", "train.epochs=1", "finetune.epochs=1")
     whole = (*images, f"arch._target_={target}", "recipe=quick", *sizes, "prune.percent=0.8")
     done = command(*whole)
@@ -111,7 +113,7 @@ def test_those_of_torchvision_are_trained_pruned_finetuned_exported_and_loaded(
     assert found["prunable"] - found["prunable_nonzero"] == round(0.8 * found["prunable"])
     exported = command(*whole, "stage=export")
     assert (exported.returncode, exported.stderr) == (0, "")
-    size = 64 if dataset == "folder" else 32
+    size = {"folder": 64, "digits": 32, "arrays": 8}[dataset]
     pixels = torch.randint(256, (4, 3, size, size), dtype=torch.uint8)
     expected = pruning.load(run.path).classifier()(pixels)
     for name in ("model.sparse.safetensors", "model.onnx"):

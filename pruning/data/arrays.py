@@ -1,0 +1,110 @@
+"""Any image classification set as one NumPy file: `x_train y_train x_test y_test`, as Keras and MedMNIST write it."""
+
+import hashlib
+import zipfile
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pruning.data.moments import channels, moments
+from pruning.data.values import Data, Info, Progress, Split
+from pruning.errors import UserError
+from pruning.settings import path_of
+
+NAMES = {  # what people call them
+    "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("images_train", "labels_train")),
+    "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("images_test", "labels_test")),
+}
+
+
+def info(_cache: Path, progress: Progress | None = None, *, file: str | None) -> Info:
+    """Return what is known of the images, all read once and checked; UserError says what is wrong with them."""
+    path, stamp = _found(file)
+    train, _, classes, digest = _read(path, stamp, progress)
+    height, width = train.images.shape[1:3]
+    count = Counter(train.labels.tolist())
+    return Info(classes, digest, (height, width), tuple(count[label] for label in range(classes)))
+
+
+def load(_cache: Path, progress: Progress | None = None, *, file: str | None) -> Data:
+    """Return the images; the constants are of the training pixels, and classes are called by their numbers."""
+    train, test, classes, _ = _read(*_found(file), progress)
+    mean, std = moments(train.images)
+    return Data(train, None, test, tuple(map(str, range(classes))), channels(mean), channels(std))
+
+
+def _found(file: str | None) -> tuple[Path, tuple[int, ...]]:
+    """Return the file, and what changes whenever it is written to."""
+    if file is None:
+        raise UserError("file must be given for arrays: an .npz with x_train, y_train, x_test and y_test", "file")
+    path = path_of("file", file).absolute()
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"file={file} cannot be read: {error.strerror}", "file") from None
+    return path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+@lru_cache(maxsize=1)  # planned and loaded in one process
+def _read(path: Path, _stamp: tuple[int, ...], progress: Progress | None) -> tuple[Split, Split, int, str]:
+    """Return both parts, the number of classes, and the sha256 over the arrays as they are used."""
+    try:
+        with np.load(path, allow_pickle=False) as whole:
+            if not isinstance(whole, np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, not an .npz")
+            parts = {part: _part(whole, part, i, progress) for i, part in enumerate(NAMES)}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        text = " ".join(str(error).split())[:160]
+        raise UserError(f"file={path} cannot be read: {text}", "file") from None
+    train, test = parts["train"], parts["test"]
+    if train.images.shape[1:] != test.images.shape[1:]:
+        sizes = " and ".join(f"{part.images.shape[2]}x{part.images.shape[1]}" for part in (train, test))
+        raise UserError(f"file={path}: training and test images must have one size, they have {sizes}", "file")
+    classes = int(train.labels.max()) + 1
+    if missing := sorted({*range(classes)} - {*train.labels.tolist()}):
+        raise UserError(f"file={path}: labels must be 0, 1, 2, ..., no training image has {missing[0]}", "file")
+    if classes < 2 or int(test.labels.max()) >= classes:
+        text = f"training images have {classes} classes, test images the label {int(test.labels.max())}"
+        raise UserError(f"file={path}: {text}", "file")
+    digest = hashlib.sha256()
+    for part in (train, test):
+        digest.update(f"{tuple(part.images.shape)}".encode())
+        digest.update(part.images.numpy().data)
+        digest.update(part.labels.numpy().data)
+    return train, test, classes, digest.hexdigest()
+
+
+def _part(whole: Any, part: str, number: int, progress: Progress | None) -> Split:
+    pair = next((pair for pair in NAMES[part] if pair[0] in whole and pair[1] in whole), None)
+    if pair is None:
+        wanted = " or ".join(" and ".join(pair) for pair in NAMES[part])
+        raise ValueError(f"it has {', '.join(whole) or 'nothing'}, and not {wanted}")
+    images, labels = (whole[name] for name in pair)
+    if progress:
+        progress("read arrays", number + 1, len(NAMES))
+    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+    if labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise ValueError(f"{pair[1]} must be whole numbers (N,), got {labels.dtype} {list(labels.shape)}")
+    if len(labels) != len(images) or not len(labels):
+        raise ValueError(f"{pair[0]} has {len(images)} images, {pair[1]} {len(labels)} labels")
+    if labels.min() < 0 or labels.max() > 10**6:
+        raise ValueError(f"{pair[1]} must be 0, 1, 2, ..., got {labels.min()} to {labels.max()}")
+    return Split(_pixels(pair[0], images), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _pixels(name: str, images: Any) -> Tensor:
+    """Return uint8 (N, H, W, 3): grey is repeated, and channels may come first."""
+    if images.dtype != np.uint8:
+        raise ValueError(f"{name} must be uint8, 0 to 255, got {images.dtype}")
+    if images.ndim == 4 and images.shape[-1] not in (1, 3) and images.shape[1] in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    images = images[..., None] if images.ndim == 3 else images
+    if images.ndim != 4 or images.shape[-1] not in (1, 3):
+        raise ValueError(f"{name} must be (N, H, W), (N, H, W, 3) or (N, 3, H, W), got {list(images.shape)}")
+    pixels = torch.from_numpy(np.ascontiguousarray(images))
+    return pixels if pixels.shape[-1] == 3 else pixels.expand(-1, -1, -1, 3).contiguous()
