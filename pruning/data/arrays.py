@@ -54,9 +54,9 @@ def _found(file: str | None) -> tuple[Path, tuple[int, ...]]:
 def _read(path: Path, _stamp: tuple[int, ...], progress: Progress | None) -> tuple[Split, Split, int, str]:
     """Return both parts, the number of classes, and the sha256 over the arrays as they are used."""
     try:
-        if not isinstance(whole := np.load(path, allow_pickle=False), np.lib.npyio.NpzFile):
-            raise ValueError("it is a single array, not an .npz")
-        with whole:
+        with path.open("rb") as opened:
+            if not isinstance(whole := np.load(opened, allow_pickle=False), np.lib.npyio.NpzFile):
+                raise ValueError("it is a single array, not an .npz")
             parts = {part: _part(whole, part, i, progress) for i, part in enumerate(NAMES)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         text = " ".join(str(error).split())[:160]
