@@ -6,6 +6,8 @@ from typing import Any
 
 from pruning.errors import printable
 
+WIDE, NARROW = 160, 112  # columns of a terminal: below these names are short, and only the test accuracy is shown
+
 
 class Reporter:
     """Plain lines, one per epoch."""
@@ -45,7 +47,9 @@ class RichReporter(Reporter):
         from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self.console = Console()
-        columns = ("{task.description}", BarColumn(24), "{task.percentage:>3.0f}%", "{task.fields[text]}")
+        self.short, self.narrow = self.console.width < WIDE, self.console.width < NARROW
+        bar = BarColumn(10 if self.short else 24)
+        columns = ("{task.description}", bar, "{task.percentage:>3.0f}%", "{task.fields[text]}")
         self.bars = Progress(
             *(TextColumn(c, markup=False) if isinstance(c, str) else c for c in columns),
             TimeRemainingColumn(),
@@ -59,7 +63,8 @@ class RichReporter(Reporter):
 
     def begin(self, name: str, images: int, done: int) -> None:
         self.bars.start()
-        self.task = self.bars.add_task(name, total=images or None, completed=done, text="")
+        shown = f"{name[:9]}…{name[-13:]}" if self.short and len(name) > 24 else name  # stage, and id
+        self.task = self.bars.add_task(shown, total=images or None, completed=done, text="")
         self.text, self.since, self.images = "", time.monotonic(), 0
 
     def length(self, images: int) -> None:
@@ -68,11 +73,17 @@ class RichReporter(Reporter):
     def batch(self, images: int) -> None:
         self.images += images
         rate = self.images / max(time.monotonic() - self.since, 1e-9)
-        self.bars.update(self.task, advance=images, text=f"{rate:.0f} images/s {self.text}")
+        self.bars.update(self.task, advance=images, text=self.beside(rate))
 
     def row(self, metrics: dict[str, Any], epochs: int) -> None:
         self.text = f"epoch {metrics['epoch']}/{epochs} {figures(metrics)}"
-        self.bars.update(self.task, text=f"{metrics['images_per_second']:.0f} images/s {self.text}")
+        if self.narrow:
+            self.text = f"{metrics['epoch']}/{epochs} test {metrics['test_top1']:.2f} %"
+        self.bars.update(self.task, text=self.beside(metrics["images_per_second"]))
+
+    def beside(self, rate: float) -> str:
+        """Return what stands beside the bar: the test accuracy always, the speed where there is room for it."""
+        return self.text if self.narrow and self.text else f"{rate:.0f} images/s {self.text}"
 
     def work(self, label: str, done: int, total: int) -> None:
         if self.task is None:
@@ -83,6 +94,8 @@ class RichReporter(Reporter):
 
     def end(self) -> None:
         if self.task is not None:
+            if self.bars.tasks[-1].total is None and sys.exc_info()[0] is None:  # nothing to count, and done
+                self.bars.update(self.task, total=1, completed=1)
             self.bars.stop()
             self.bars.remove_task(self.task)
             self.task = None

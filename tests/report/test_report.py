@@ -52,6 +52,18 @@ def test_the_text_is_aligned_numbers_to_the_right() -> None:
     assert report.text([], columns).splitlines() == ["step  value  more  place", "-" * 24]
 
 
+@pytest.mark.parametrize("room", [60, 80, 100, 120, 160])
+def test_on_a_terminal_no_line_is_wider_and_what_matters_stays(room: int) -> None:
+    done = [(PRUNED, Path("/a/long/way/to/runs") / f"finetune-digits-resnet20-p{p}-s0-r123456789a{p}") for p in (1, 2)]
+    rows = report.table([(cast("Result", {**PRUNED, "test_top1": 98.5}), path) for _, path in done])
+    shown = report.text(rows, tuple(report.COLUMNS), room).splitlines()
+    assert max(map(len, shown)) <= room
+    assert all(title in shown[0] for title in ("step", "sparsity", "top-1", "run"))
+    assert [line.rsplit("r", 1)[1] for line in shown[2:]] == ["123456789a1", "123456789a2"]
+    assert ("/a/long" in shown[2]) == (room == 160)
+    assert report.text(rows, tuple(report.COLUMNS)) == report.text(rows, tuple(report.COLUMNS), 10**6)  # no terminal
+
+
 def test_layers_are_in_the_order_of_the_network() -> None:
     found = [tuple(layer.items()) for layer in report.layers(MASKED)]
     values = ("b.weight", 8, 8, 0.0), ("a.weight", 4, 1, 0.75)

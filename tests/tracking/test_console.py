@@ -1,4 +1,5 @@
 import io
+import re
 import sys
 
 import pytest
@@ -29,6 +30,38 @@ def test_lines_say_each_epoch_and_each_tenth_of_long_work(capsys: pytest.Capture
 class Terminal(io.StringIO):
     def isatty(self) -> bool:
         return True
+
+
+@pytest.mark.parametrize(("columns", "also"), [(80, ""), (120, "loss 1.500 train 50.00 %"), (200, "123 images/s")])
+def test_time_left_and_test_accuracy_are_seen_on_any_terminal(
+    columns: int, also: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", str(columns))
+    bars = reporter()
+    bars.begin("finetune-image_folder-preresnet110-p0.95-random-s0-rd50c71ca8444", 2000, 0)
+    bars.batch(1000)
+    bars.row(ROW | {"epoch": 100}, 160)
+    bars.note("drawn")
+    bars.end()
+    frames = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", terminal.getvalue()).replace("\r", "\n").splitlines()
+    last = [line.rstrip() for line in frames if "50%" in line][-1]
+    assert len(last) <= columns
+    assert "finetune" in last
+    assert "rd50c71ca844" in last
+    assert "test 40.00 %" in last
+    assert also in last
+    assert re.search(r"(\d+|-):(\d\d|--)(:\d\d|:--)?$", last), last
+
+
+def test_the_bar_of_a_step_without_epochs_ends_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", terminal := Terminal())
+    monkeypatch.setenv("TERM", "xterm")
+    bars = reporter()
+    bars.begin("prune-x", 0, 0)
+    bars.end()
+    assert "100%" in terminal.getvalue()
 
 
 def test_bars_are_drawn_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
