@@ -197,6 +197,9 @@ def test_what_was_stopped_continues_to_the_same_bytes(
     assert done.stdout.endswith("\nstopped, with the state saved; the same command continues\n") == (status == 130)
     until(lambda: not any(map(alive, processes)))
     stopped = [run for run in every(command.runs) if not run.done]
+    with_epochs = [
+        run.log for run in stopped if epochs(run.path.parent, run.path.name)
+    ]  # on a slow machine the other may hardly have begun
     for run in stopped:
         left = (run.resume.exists(), run.failure(), claims.held(run.path), claims.abandoned(run.path))
         assert left == (True, None, None, False)
@@ -206,7 +209,7 @@ def test_what_was_stopped_continues_to_the_same_bytes(
     assert lasting(command.runs) == lasting(undisturbed)
     logs = [run.log.read_text() for run in stopped]
     assert [log.count(": starts") + log.count(": continues at ") for log in logs] == [2] * len(logs)
-    assert any(": continues at " in log for log in logs)
+    assert all(": continues at " in log.read_text() for log in with_epochs)
 
 
 def have_their_own(processes: list[psutil.Process], parent: Any) -> None:
