@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pruning.errors import UserError
 
 NODES = ("hydra.launcher", "hydra.sweeper")  # Hydra makes objects of them, before anything here is asked
-OF_ARCH = re.compile(r"arch\.(?!(_target_|name)=)[\w.]+=")
+OF_ARCH = re.compile(r"arch\.(?!_target_=)[\w.]+=")
 CONF = Path(__file__).parents[2] / "conf"
 
 

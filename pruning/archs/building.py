@@ -62,7 +62,11 @@ def read(node: Any) -> Arch:
     if not isinstance(node, Mapping) or not {"name", "_target_"} & node.keys():
         raise UserError(f"arch must be a group of settings with a name, got {node!r}; give arch=NAME")
     target, name = node.get("_target_", BUILD), node.get("name")
-    if target == BUILD and node.get("file") is None:
+    if target == BUILD and node.get("file") is not None:
+        raise UserError(
+            f"arch.file={node['file']}: give arch._target_=NAME too, the function or class in it", "arch.file"
+        )
+    if target == BUILD:
         for key in node:
             check_choice("a setting of arch", key, OWN)
         known = check_choice("arch", name, ARCHS)

@@ -119,6 +119,7 @@ def test_a_wrapper_is_its_own_source_too(tmp_path: Path) -> None:
         ({"_target_": "torch.nn.Linear", "x": {"_target_": "a.b"}}, "arch.x: objects within arguments"),
         ({"name": "resnet20", "width": 2}, "a setting of arch must be one of"),
         ({"name": "resnet21"}, "arch must be one of"),
+        ({"name": "resnet20", "file": str(ODD)}, "give arch._target_=NAME too, the function or class in it"),
         ({"width": 2}, "arch must be a group of settings with a name"),
         (None, "arch must be a group of settings with a name"),
         ("resnet20", "arch must be a group of settings with a name"),

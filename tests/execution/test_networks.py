@@ -65,8 +65,9 @@ def test_the_same_again_is_reused_and_another_argument_is_another_network(
 ) -> None:
     shutil.copytree(undisturbed, command.runs)
     assert "reused" in command(*mine, "stage=train").stdout
-    other = command(*mine, "stage=train", "arch.width=6", "train.epochs=1")
+    other = command(*mine, "stage=train", "arch.width=6", "train.epochs=1", "arch.name=wider")
     assert (other.returncode, other.stderr) == (0, "")
+    assert any(run.path.name.startswith("train-image_folder-wider-") for run in every(command.runs))
     assert len({*every(command.runs)}) == len({*every(undisturbed)}) + 1
 
 
