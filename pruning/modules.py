@@ -7,17 +7,17 @@ from torch import Tensor, nn
 
 def states(model: nn.Module) -> dict[str, Tensor]:
     """Return the parameters and buffers as `state_dict` does, themselves, under one name each."""
-    seen: dict[int, str] = {}
-    found = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        if isinstance(tensor, Tensor) and seen.setdefault(id(tensor), name) == name:
-            found[name] = tensor
-    return found
+    return {name: tensor for name, (first, tensor) in _named(model).items() if name == first}
 
 
 def load_states(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Copy `values`, named as by `states`, into the model; RuntimeError if one is missing, unknown or does not fit."""
+    shared = {name: values[first] for name, (first, _) in _named(model).items() if first in values}
+    model.load_state_dict({**values, **shared})
+
+
+def _named(model: nn.Module) -> dict[str, tuple[str, Tensor]]:
+    """Return all tensors by each of their names, with the first of these."""
+    whole = {name: value for name, value in model.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     first: dict[int, str] = {}
-    own = model.state_dict(keep_vars=True)
-    others = {name: first[id(tensor)] for name, tensor in own.items() if first.setdefault(id(tensor), name) != name}
-    model.load_state_dict({**values, **{name: values[as_] for name, as_ in others.items() if as_ in values}})
+    return {name: (first.setdefault(id(tensor), name), tensor) for name, tensor in whole.items()}

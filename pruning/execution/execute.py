@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
 
-from pruning import archs, data, report, tracking
+from pruning import data, report, tracking
 from pruning.checkpoints import ChangedError, Checkpoint, load
 from pruning.env import Env
 from pruning.errors import Interrupted, UserError, naming, printable
@@ -143,7 +143,7 @@ def _check_code(step: Step, recipe: Settings) -> None:
     if step.version != VERSION:
         planned = f"planned for version {step.version} of the steps, this program makes version {VERSION}"
         raise UserError(f"{step.name} was {planned}; give its command again")
-    if (now := code_of(step.stage, recipe, step.dataset["name"], _arch(step))) != step.code:
+    if (now := code_of(step.stage, recipe, step.dataset["name"], step.network)) != step.code:
         changed = sorted(name for name in {*now, *step.code} if now.get(name) != step.code.get(name))
         raise UserError(f"{', '.join(changed)} changed after {step.name} was planned; give its command again")
 
@@ -152,7 +152,7 @@ def _context(step: Step, images: data.Data, env: Env, recorder: RunRecorder) -> 
     """Return what the stage is given."""
     parent = None if step.parent is None else _checkpoint(step, step.parent, env.runs)
     return Context(
-        arch=_arch(step),
+        arch=step.network,
         num_classes=len(images.classes),
         data=fed_as(images, parent),
         seed=step.seed,
@@ -164,17 +164,13 @@ def _context(step: Step, images: data.Data, env: Env, recorder: RunRecorder) -> 
     )
 
 
-def _arch(step: Step) -> archs.Arch:
-    return archs.from_spec(step.arch, step.arch_place)
-
-
 def _checkpoint(step: Step, ref: Ref, runs: Path) -> Checkpoint:
     """Read a checkpoint that the step starts from or reads; UserError if it is not the one that was planned."""
     path = step.place(ref, runs)
     try:
         if is_file(ref):
             with naming(keys={"path": "resume" if ref == step.parent else "prune.mask_from"}):
-                return load_as(path, _arch(step), step.num_classes, sha256=ref.removeprefix("sha256:"))
+                return load_as(path, step.network, step.num_classes, sha256=ref.removeprefix("sha256:"))
         source = Run(path.parent)
         if not (result := source.finished()):
             raise UserError(f"{step.name} needs {source.path.name}, which is not done; run its command again first")

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 import torch
 from torch import nn
 
-from pruning import archs, tracking
+from pruning import tracking
 from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
 from pruning.env import Env
@@ -110,8 +110,7 @@ class RunRecorder(TrainingHooks):
         """Keep the network if a step is to start from it; as the state is saved after it, no kill comes between."""
         if epoch in self.step.snapshots and self.data:
             mean_std = {"mean": list(self.data.mean), "std": list(self.data.std)}
-            arch = archs.from_spec(self.step.arch, self.step.arch_place)
-            kept = Checkpoint(snapshot(model), {}, arch, len(self.data.classes), mean_std)
+            kept = Checkpoint(snapshot(model), {}, self.step.network, len(self.data.classes), mean_std)
             kept.save(self.run.path / snapshot_name(epoch), self.claim.check)
 
     def snapshots(self) -> dict[str, str]:

@@ -16,17 +16,16 @@ def check(steps: Iterable[Step], images: data.Info, held: float, recipes: dict[s
         return
     for step in steps:
         name = step.arch["name"]
-        network = archs.from_spec(step.arch, step.arch_place)
-        if why := archs.problem(network, step.num_classes, size, 2):
+        if why := archs.problem(step.network, step.num_classes, size, 2):
             text = f"the images of dataset={step.dataset['name']}, which are {size[1]}x{size[0]} pixels"
-            remedy = f"({why})" if step.arch.keys() != {"name"} else "make them 32x32, or choose another network"
-            raise UserError(f"arch={name} cannot take {text}; {remedy}")
+            ours = "; make them 32x32, or choose another network"
+            raise UserError(f"arch={name} cannot take {text}{ours if name == step.network else f': {why}'}")
         batch = recipes.get(step.stage)
         if batch is None or not step.epochs or images.per_class is None:
             continue
         n = sum(images.per_class) - sum(data.held_out(held, images.per_class))
         smallest = n // data.steps_per_epoch(n, batch)
-        if smallest == 1 and archs.problem(network, step.num_classes, size, 1):
+        if smallest == 1 and archs.problem(step.network, step.num_classes, size, 1):
             raise UserError(
                 f"{step.stage}.batch_size={batch} leaves a batch of a single image of the {n}, on which the BatchNorm "
                 f"of {name} cannot train; give another batch size"

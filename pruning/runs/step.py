@@ -8,6 +8,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Self, get_type_hints
 
+from pruning import archs
 from pruning.errors import UserError
 from pruning.settings import value_of
 
@@ -85,6 +86,11 @@ class Step:
         pruned = [] if self.sparsity is None else [f"p{self.sparsity:g}"]
         pruned += [self.method] if self.method else []
         return "-".join([self.stage, self.dataset["name"], self.arch["name"], *pruned, f"s{self.seed}", self.id])
+
+    @property
+    def network(self) -> archs.Arch:
+        """The network as it can be built: what is hashed of it, and where it is found."""
+        return archs.from_spec(self.arch, self.arch_place)
 
     @property
     def epochs(self) -> int:
