@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import printable
-from pruning.tracking.guard import BestEffort, first_line
+from pruning.tracking.guard import BestEffort, first_line, let_go
 from pruning.tracking.wandb import WandbTracker
 
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
@@ -29,6 +29,7 @@ def answer_agent(agent: dict[str, str], result: dict[str, Any], home: Path) -> N
     except (Exception, SystemExit) as error:  # the result is on the disk; an agent that is not told of it harms nobody
         if not BestEffort.said:
             print(f"W&B's agent could not be answered: {printable(first_line(error))}", flush=True)
+        let_go()
 
 
 def _answer(agent: dict[str, str], result: dict[str, Any], home: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import printable
-from pruning.tracking.guard import first_line, forget_offline, keep_in
+from pruning.tracking.guard import first_line, forget_offline, keep_in, let_go
 from pruning.tracking.wandb import FINISH_TIMEOUT, INIT_TIMEOUT, mode_of
 
 DIGEST = "report_sha256"  # in the summary: tells whether W&B has this report
@@ -46,6 +46,7 @@ def log_report(report: GroupReport, settings: Mapping[str, Any], home: Path, not
     except (Exception, SystemExit) as error:
         why = printable(first_line(error))
         note(f"W&B has not taken the report ({why}); python main.py stage=sync tries again")
+        let_go()
 
 
 def write_report(report: GroupReport, settings: Mapping[str, Any], home: Path, mode: str) -> None:

@@ -4,13 +4,16 @@ import io
 import os
 import re
 import shutil
+import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import Any
 
 COMPLAINT = re.compile(r"^wandb: (?:WARNING|ERROR) +(.*)")
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+ENDING = 30  # seconds for the service of W&B to end in, after something has failed
 
 
 class Tracker:
@@ -43,6 +46,7 @@ class BestEffort(Tracker):
         except BaseException as error:  # whatever fails here must not fail the run
             self.inner, BestEffort.said = Tracker(), True
             self.note(f"W&B has failed, the local record goes on alone: {first_line(error)}")
+            let_go()
 
     def row(self, metrics: dict[str, Any]) -> None:
         self.guard(lambda: self.inner.row(metrics))
@@ -70,6 +74,30 @@ def forget_offline(home: Path, id: str) -> None:
 def first_line(error: BaseException) -> str:
     """Return the first line of what went wrong, at most 160 characters."""
     return next(iter(str(error).split("\n")), "").strip()[:160] or type(error).__name__
+
+
+def let_go() -> None:
+    """End the service of W&B, by force if it does not within ENDING seconds.
+
+    At the end of the process W&B waits for its service without a limit. One that hangs, as it may when the server has
+    not answered, would keep a run that is done, or an error that was said, from ever returning.
+    """
+    if (wandb := sys.modules.get("wandb")) is None:
+        return
+    service: Any = sys.modules.get("wandb.sdk.wandb_setup")
+    for name in ("_singleton", "_connection", "_proc", "_process"):  # the process has no public name
+        service = getattr(service, name, None)
+
+    def end() -> None:
+        with suppress(Exception, SystemExit):
+            wandb.teardown()
+
+    ending = threading.Thread(target=end, daemon=True)
+    ending.start()
+    ending.join(ENDING)
+    if ending.is_alive() and service is not None:
+        service.kill()
+        ending.join(ENDING)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import Any
 
 from pruning.errors import UserError, printable
 from pruning.tracking.group import DIGEST, GroupReport, write_report
-from pruning.tracking.guard import first_line, forget_offline, keep_in
+from pruning.tracking.guard import first_line, forget_offline, keep_in, let_go
 from pruning.tracking.lineage import artifact_of
 from pruning.tracking.wandb import WandbTracker
 
@@ -59,6 +59,12 @@ class Known:
         return found if self.model.get(sign) == wanted else [*found, "model"]
 
 
+def failed(what: str, error: BaseException) -> WandbError:
+    """Return the error that says so, with W&B's service ended: it may be waiting for the server still."""
+    let_go()
+    return WandbError(f"{what}: {printable(first_line(error))}")
+
+
 class Late(WandbTracker):
     """One W&B run that is sent after its step was done; errors are raised."""
 
@@ -82,7 +88,7 @@ class Sync:
             self.api: Any = wandb.Api(timeout=PATIENCE) if wandb.login(prompt=False, verify=False) else None
             entity = settings.get("entity") or (self.api and (self.api.settings["entity"] or self.api.default_entity))
         except (Exception, SystemExit) as error:
-            raise WandbError(f"W&B cannot be reached: {printable(first_line(error))}") from None
+            raise failed("W&B cannot be reached", error) from None
         if not self.api:
             raise WandbError("there is no key for W&B: run `wandb login`, or set WANDB_API_KEY")
         self.place = f"{entity}/{settings.get('project') or 'pruning'}"
@@ -116,7 +122,7 @@ class Sync:
         except UserError:  # of the table: the model is damaged
             raise
         except (Exception, SystemExit) as error:
-            raise WandbError(f"W&B has failed at {left.about['name']}: {printable(first_line(error))}") from None
+            raise failed(f"W&B has failed at {left.about['name']}", error) from None
 
     def send_report(self, report: GroupReport, group: str) -> bool:
         """Send the report of a sweep unless W&B has it, and return whether it was sent."""
@@ -130,9 +136,7 @@ class Sync:
             forget_offline(self.home, report.id)
             return lacking
         except (Exception, SystemExit) as error:
-            raise WandbError(
-                f"W&B has failed at the report of {report.title}: {printable(first_line(error))}"
-            ) from None
+            raise failed(f"W&B has failed at the report of {report.title}", error) from None
 
     def hand_over(self, left: Left, lacking: Sequence[str], there: bool) -> None:
         """Send it, and look whether it arrives."""

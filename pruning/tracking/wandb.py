@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pruning.tracking.guard import BestEffort, Tracker, first_line, forget_offline, in_one_line, keep_in
+from pruning.tracking.guard import BestEffort, Tracker, first_line, forget_offline, in_one_line, keep_in, let_go
 from pruning.tracking.lineage import artifact_of, use_parent
 
 ALIASES = {"dryrun": "offline", "run": "online"}  # W&B's older words
@@ -50,9 +50,7 @@ class WandbTracker(Tracker):
 
     def go_offline(self, error: BaseException) -> None:
         """The server has failed: keep what it is to be given on the disk, say so, and leave it in peace for a while."""
-        import wandb
-
-        wandb.teardown()  # the service that failed still holds the id
+        let_go()  # the service that failed still holds the id
         self.mode, self.run = "offline", None
         WandbTracker.quiet_until = time.monotonic() + QUIET
         self.note(f"W&B does not answer ({first_line(error)}); this step is kept for `wandb sync` in {self.home}")

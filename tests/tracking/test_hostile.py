@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,22 @@ def test_whatever_is_set_the_run_is_made_and_one_line_says_what_failed(
     said = [line for line in printed if "W&B" in line or line.startswith(("wandb: WARNING", "wandb: ERROR"))]
     assert len(said) <= 1, said
     assert by_stage(command.runs)["train"].done
+
+
+def test_a_service_that_hangs_is_ended_by_force(tmp_path: Path) -> None:
+    """W&B waits for its service at the end of the process; one that is stopped would be waited for without end."""
+    code = """
+        import os, signal, wandb
+        from pruning.tracking import guard
+        service = wandb.setup()._connection._proc._process
+        os.kill(service.pid, signal.SIGSTOP)
+        guard.ENDING = 1
+        guard.let_go()
+        print(service.poll())
+    """
+    environ = os.environ | {"WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environ, capture_output=True, text=True)
+    assert (done.stdout, done.returncode) == (f"{-signal.SIGKILL}\n", 0)
 
 
 def test_a_wandb_that_cannot_be_imported_stops_nothing(command: Command, small: Small, tmp_path: Path) -> None:
