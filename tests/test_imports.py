@@ -12,14 +12,14 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "pruning"
 
 LEVELS = {  # each imports lower levels only; docs/design.md draws it
-    0: ("errors", "rng", "processes", "code", "modules"),
+    0: ("errors", "rng", "processes", "code", "modules", "program"),
     1: ("files", "settings", "tracking"),
     2: ("env", "archs", "data", "masks"),
     3: ("checkpoints", "runs", "training"),
     4: ("stages", "report", "cluster", "export"),
     5: ("pipeline", "execution"),
     6: ("summary", "launch"),
-    7: ("commands",),
+    7: ("commands", "__main__"),
 }
 LEVEL = {name: level for level, names in LEVELS.items() for name in names}
 ONLY = {"tracking": ("wandb", "rich"), "launch": ("submitit",)}

@@ -7,7 +7,6 @@ import copy
 import re
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any, cast
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
@@ -19,10 +18,11 @@ from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from pruning.errors import UserError
+from pruning.program import COMMAND, CONF
 
 NODES = ("hydra.launcher", "hydra.sweeper")  # Hydra makes objects of them, before anything here is asked
 OF_ARCH = re.compile(r"arch\.(?!_target_=)[\w.]+=")
-CONF = Path(__file__).parents[2] / "conf"
+VALUED = ("--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p")
 
 
 def configs(context: HydraContext, master: DictConfig, jobs: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
@@ -74,11 +74,12 @@ def with_dataset(name: str) -> dict[str, Any]:
 def opened(arguments: Sequence[str]) -> list[str]:
     """Return the arguments as Hydra understands them.
 
-    With a `++` before those of a network, so that `arch.width=2` is one without a plus; `-m`, which argparse does not
-    find between overrides, is the first.
+    With a `++` before those of a network, so that `arch.width=2` is one without a plus; options like `-m` and
+    `--config-dir DIR`, which argparse does not find between overrides, are the first.
     """
     found = [f"++{text}" if OF_ARCH.match(text) else text for text in arguments]
-    return sorted(found, key=lambda text: text not in ("-m", "--multirun"))
+    options = [i for i, text in enumerate(found) if text.startswith("-") or (i and found[i - 1] in VALUED)]
+    return [found[i] for i in options] + [text for i, text in enumerate(found) if i not in options]
 
 
 def check_group(override: Override) -> None:
@@ -88,7 +89,7 @@ def check_group(override: Override) -> None:
         if not override.is_delete() and not isinstance(name, str):
             shown = "null" if name is None else name
             raise UserError(
-                f"{key} must be the name of one of its options, got {shown!r}; python main.py --help lists them"
+                f"{key} must be the name of one of its options, got {shown!r}; {COMMAND} --help lists them"
             )
 
 

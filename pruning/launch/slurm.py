@@ -18,6 +18,7 @@ from pruning.launch.submission import PATIENCE, SILENT, Submission
 from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
 from pruning.pipeline.watch import LiveStatus, raise_for_lost, sweep_text
+from pruning.program import COMMAND
 from pruning.runs.jobs import recorded_jobs
 from pruning.runs.provenance import code_version
 from pruning.runs.records import FOLDER
@@ -66,7 +67,7 @@ def submit(sweep: Sweep, settings: SlurmSettings) -> None:
     ids = ", ".join(dict.fromkeys(job.partition("_")[0] for job in jobs))
     none = "what is missing is queued already" if sweep.missing() else "nothing is missing"
     print(f"submitted {len(jobs)} task{'' if len(jobs) == 1 else 's'}: " + (f"jobs {ids}" if jobs else none))
-    print(f"watch:  python main.py stage=status env.runs={shlex.quote(str(runs))};  squeue --me")
+    print(f"watch:  {COMMAND} stage=status env.runs={shlex.quote(str(runs))};  squeue --me")
     print(f"record: {record}", flush=True)
 
 

@@ -3,6 +3,7 @@
 import shlex
 from collections.abc import Callable, Sequence
 
+from pruning.program import COMMAND
 from pruning.summary.cells import Cell, plain
 from pruning.summary.published import published
 from pruning.summary.statistics import CONFIDENCE, ENOUGH, mean, seeds_needed, upper_bound
@@ -82,4 +83,4 @@ def _of_cell(
 def command_of(overrides: dict[str, object], seeds: Sequence[int]) -> str:
     """Return the command line that makes the cell of these overrides with these seeds."""
     words = [f"{key}={plain(value)}" for key, value in overrides.items() if key != "seed"]
-    return " ".join(["python main.py -m", *map(shlex.quote, words), f"seed={','.join(map(str, seeds))}"])
+    return " ".join([COMMAND, "-m", *map(shlex.quote, words), f"seed={','.join(map(str, seeds))}"])

@@ -10,6 +10,7 @@ from pruning import report
 from pruning.errors import UserError
 from pruning.files import write_whole
 from pruning.pipeline.sweep import Sweep
+from pruning.program import COMMAND
 from pruning.summary.answer import answer, command_of
 from pruning.summary.cells import Cell, gather, pruned
 from pruning.summary.choose import grouped, overrides, selected
@@ -114,4 +115,4 @@ def report_after(sweep: Sweep, node: Any, compose: Compose) -> str:
         return "\n" + "\n".join([*said, made.text(table=False)])
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return f"\nno report was made ({reason}); python main.py stage=report tries again"
+        return f"\nno report was made ({reason}); {COMMAND} stage=report tries again"

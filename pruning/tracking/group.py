@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pruning.errors import printable
+from pruning.program import COMMAND
 from pruning.tracking.guard import first_line, forget_offline, keep_in, let_go
 from pruning.tracking.wandb import FINISH_TIMEOUT, INIT_TIMEOUT, mode_of
 
@@ -45,7 +46,7 @@ def log_report(report: GroupReport, settings: Mapping[str, Any], home: Path, not
             write_report(report, settings, home, mode)
     except (Exception, SystemExit) as error:
         why = printable(first_line(error))
-        note(f"W&B has not taken the report ({why}); python main.py stage=sync tries again")
+        note(f"W&B has not taken the report ({why}); {COMMAND} stage=sync tries again")
         let_go()
 
 
