@@ -39,6 +39,7 @@ class Env(Settings):
     threads: int | None = setting(None, least=1, most=4096)
     imports: tuple[str, ...] = ()  # modules to import first: they may add criteria, scopes, stages, ...
     snapshots: tuple[int, ...] = setting((), least=1)  # epochs after which a dense network's run keeps it
+    resident_gb: float | None = setting(None, least=0)  # of images, that may lie on the device whole
     logits: bool = True  # keep what each network says to each test image
     wandb: WandbSettings = WandbSettings()
 

@@ -58,12 +58,13 @@ def test_a_directory_of_ones_own_adds_a_network_and_a_recipe(installed: Installe
     files = {
         "mine.py": """
             import torch
-            def net(classes: int, width: int) -> torch.nn.Module:
-                conv = torch.nn.Conv2d(1, width, 3)
-                return torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(width, classes))
+            def net(num_classes: int, width: int) -> torch.nn.Module:
+                conv = torch.nn.Conv2d(3, width, 3)
+                head = torch.nn.Flatten(), torch.nn.Linear(width, num_classes)
+                return torch.nn.Sequential(conv, torch.nn.AdaptiveAvgPool2d(1), *head)
         """,
         "conf/arch/mine.yaml": "_target_: mine.net\nfile: mine.py\nname: mine\nwidth: 5\n",
-        "conf/recipe/short.yaml": "# @package _global_\ntrain:\n  epochs: 2\nfinetune:\n  epochs: 1\n",
+        "conf/recipe/short.yaml": "# @package _global_\ndefaults: [quick]\ntrain: {epochs: 2}\nfinetune: {epochs: 1}\n",
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

@@ -88,9 +88,7 @@ def check_group(override: Override) -> None:
     for name in value if isinstance(value, list) else [value]:
         if not override.is_delete() and not isinstance(name, str):
             shown = "null" if name is None else name
-            raise UserError(
-                f"{key} must be the name of one of its options, got {shown!r}; {COMMAND} --help lists them"
-            )
+            raise UserError(f"{key} must be the name of one of its options, got {shown!r}; {COMMAND} --help lists them")
 
 
 def check_groups(arguments: Sequence[str]) -> None:

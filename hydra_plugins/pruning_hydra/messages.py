@@ -2,6 +2,7 @@
 
 import difflib
 import os
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -12,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pruning.errors import Interrupted, UserError, printable
 
+LEFT_OPEN = re.compile(r"Missing mandatory value: ([\w.]+)")  # OmegaConf's words
 SWEPT = "Sweeping over Hydra's configuration is not supported"  # Hydra's words
 
 
@@ -57,6 +59,9 @@ def explain(error: BaseException) -> str:
     if isinstance(chain[-1], OmegaConfBaseException) and chain[-1].full_key:
         return unknown_key(chain[-1])
     text = " ".join(str(error).split())
+    if left := LEFT_OPEN.search(text):
+        which = "a recipe that says it (one's own may have `defaults: [quick]`)"
+        return f"{left[1]} must be set: give {left[1]}=..., or {which}"
     if SWEPT in text:
         return f"{text}; a launcher has one value of each setting for all cells: write a list as [a,b]"
     known = type(error).__module__.startswith(("hydra", "omegaconf"))

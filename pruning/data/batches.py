@@ -27,26 +27,23 @@ def train_batches(
     (seed, purpose, epoch), so that training and finetuning do not see the same batches: `first=k` leaves out the
     first k batches and changes no bit of the others.
     """
-    images, labels = data.train.images, data.train.labels
-    n = len(labels)
+    n = len(data.train)
     order = torch.randperm(n, generator=rng.generator(seed, f"{purpose} order", epoch))
     augment = rng.generator(seed, f"{purpose} augment", epoch)
     offsets = torch.randint(2 * data.pad + 1, (2, n), generator=augment)
     flips = torch.randint(2, (1, n), generator=augment) * int(data.flip)
-    plan = torch.cat([order[None], offsets, flips]).to(images.device)
-    normalised = _normaliser(data)
-    parts = plan.tensor_split(steps_per_epoch(n, batch_size), dim=1) if n else ()
-    for index, top, left, flip in parts[first:]:
-        cropped = _crop(images.index_select(0, index), data.pad, top, left, flip.bool())
-        yield normalised(cropped), labels[index]
+    normalised, steps = _normaliser(data), max(1, steps_per_epoch(n, batch_size))
+    plan = torch.cat([offsets, flips]).to(data.device).tensor_split(steps, dim=1)[first:]
+    taken = data.train.batches(order.tensor_split(steps)[first:] if n else ())
+    for (images, labels), (top, left, flip) in zip(taken, plan, strict=n > 0):
+        yield normalised(_crop(images, data.pad, top, left, flip.bool())), labels
 
 
 def eval_batches(data: Data, split: Split, *, batch_size: int = 500) -> Iterator[Batch]:
     """Yield (images, labels) of `split` in its order, neither cropped nor flipped; the last batch may be smaller."""
     normalised = _normaliser(data)
-    for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        if len(labels):  # an empty tensor splits into one empty part
-            yield normalised(images), labels
+    for images, labels in split.batches(torch.arange(len(split)).split(batch_size) if len(split) else ()):
+        yield normalised(images), labels
 
 
 def _crop(images: Tensor, pad: int, top: Tensor, left: Tensor, flip: Tensor) -> Tensor:
@@ -69,7 +66,6 @@ def _normaliser(data: Data) -> Callable[[Tensor], Tensor]:
     # Whole planes, because broadcasting over a last dimension of three is five times slower on a CPU.
     plane = data.train.images.shape[1:]
     scale, shift = (
-        values.float().expand(plane).contiguous().to(data.train.images.device)
-        for values in (1 / (255 * std), -mean / std)
+        values.float().expand(plane).contiguous().to(data.device) for values in (1 / (255 * std), -mean / std)
     )
     return lambda images: torch.addcmul(shift, images, scale).permute(0, 3, 1, 2)

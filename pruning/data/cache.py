@@ -1,12 +1,20 @@
 """Files that only save time: a directory that cannot be written is no error, the work is done again next time."""
 
 import contextlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from pruning.errors import UserError
 from pruning.files import write_whole
+
+ZEROS = 1 << 24  # bytes written at once
 
 
 def read_text(path: Path) -> str | None:
@@ -24,7 +32,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """Return the tensors of a safetensors file, on the CPU, or None if there is no whole file."""
+    """Return the tensors of a safetensors file, mapped into memory, or None if there is no whole file."""
     from safetensors.torch import load_file
 
     try:
@@ -33,9 +41,48 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Keep the tensors for `read_tensors`."""
-    from safetensors.torch import save
+def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return `images`, uint8 of that shape, which `fill` fills, with the `mean` and `std` (float64, 3) that it returns.
 
-    with contextlib.suppress(UserError):
-        write_whole(path, save(tensors))
+    They are kept for `read_tensors`, and never in memory as a whole: the file is mapped while it is filled. Where it
+    cannot be written, they are in memory.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        start = _reserve(temporary, shape)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        images = torch.empty(shape, dtype=torch.uint8)
+        return {"images": images} | fill(images)
+    try:
+        whole = torch.from_file(str(temporary), shared=True, size=temporary.stat().st_size, dtype=torch.uint8)
+        constants = fill(images := whole[start:].view(shape))
+        for place, name in ((start - 48, "mean"), (start - 24, "std")):
+            whole[place : place + 24] = constants[name].view(torch.uint8)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return read_tensors(path) or {"images": images} | constants
+
+
+def _reserve(path: Path, shape: tuple[int, ...]) -> int:
+    """Write a safetensors file of zeros, and return where its images begin; OSError if there is no room for it.
+
+    A part of a mapped file that the disk has no room for would end the process when it is written to.
+    """
+    size = math.prod(shape)
+    kinds = {"mean": ("F64", [3], 24), "std": ("F64", [3], 24), "images": ("U8", shape, size)}
+    header, offset = {}, 0
+    for name, (dtype, dims, length) in kinds.items():
+        header[name] = {"dtype": dtype, "shape": dims, "data_offsets": [offset, offset + length]}
+        offset += length
+    packed = json.dumps(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        file.write(len(packed).to_bytes(8, "little") + packed)
+        for done in range(0, offset, ZEROS):
+            file.write(bytes(min(ZEROS, offset - done)))
+    return 8 + len(packed) + 48

@@ -59,13 +59,12 @@ def huge_is_an_error() -> Iterator[None]:
 
 
 @huge_is_an_error()
-def decode(files: Sequence[Path], progress: Progress | None = None, size: int | None = None) -> Tensor:
-    """Return uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size.
+def decode(images: Tensor, files: Sequence[Path], progress: Progress | None = None, size: int | None = None) -> None:
+    """Fill uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size.
 
     With `size` they may have any: they are brought to that height and width.
     """
-    shape = (size, size) if size else first_size(files)
-    images = torch.empty(len(files), *shape, 3, dtype=torch.uint8)
+    shape = (images.shape[1], images.shape[2])
 
     def fill(i: int) -> None:
         with opened(files[i], read(files[i])) as image:
@@ -75,7 +74,6 @@ def decode(files: Sequence[Path], progress: Progress | None = None, size: int | 
             images[i] = torch.from_numpy(np.array(squared(whole, size) if size else whole))
 
     in_chunks(fill, len(files), "decode images", progress)
-    return images
 
 
 def squared(image: Any, size: int) -> Any:

@@ -123,10 +123,13 @@ def load(cache: Path, progress: Progress | None = None, *, root: str | None, siz
     kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
     tensors = store.read_tensors(kept)
     if tensors is None or not _whole(tensors, (len(folder.all_files), *shape, 3)):
-        images = decode([folder.root / file for file in folder.all_files], progress, size)
-        mean, std = moments(images[: len(folder.files[TRAIN])])
-        tensors = {"images": images, "mean": mean, "std": std}
-        store.write_tensors(kept, tensors)
+        files = [folder.root / file for file in folder.all_files]
+
+        def fill(images: Tensor) -> dict[str, Tensor]:
+            decode(images, files, progress, size)
+            return dict(zip(("mean", "std"), moments(images[: len(folder.files[TRAIN])]), strict=True))
+
+        tensors = store.made(kept, (len(files), *shape, 3), fill)
     train, test = (
         Split(images, torch.tensor(folder.labels[part]))
         for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files[TRAIN])]), strict=True)

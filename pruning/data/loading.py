@@ -10,6 +10,7 @@ import torch
 
 from pruning import rng
 from pruning.data import arrays, cifar, digits, folder
+from pruning.data.room import fits
 from pruning.data.values import Data, Info, Progress
 from pruning.errors import UserError, check_choice
 from pruning.settings import Axes, Settings, setting
@@ -93,10 +94,13 @@ def load_data(
     cache: Path = CACHE,
     device: torch.device | str = "cpu",
     progress: Progress | None = None,
+    resident_gb: float | None = None,
 ) -> Data:
     """Return the dataset on `device`; a name alone stands for the dataset as it is, without augmentation.
 
-    `cache` is where downloads and decoded images lie, and are put. A UserError names what cannot be had.
+    `cache` is where downloads and decoded images lie, and are put. Images of more than `resident_gb` (by default half
+    of the memory that is free there) stay where they are, and a thread reads them batch by batch. A UserError names
+    what cannot be had.
     """
     if isinstance(settings, str):
         settings = DatasetSettings(name=settings)
@@ -105,14 +109,16 @@ def load_data(
     sizes = torch.bincount(data.train.labels, minlength=len(data.classes)).tolist()
     check(settings, Info(len(data.classes), None, (height, width), tuple(sizes)))
     counts = held_out(settings.val_fraction, sizes)
-    train, val = data.train, None
+    train, val, test = data.train, None, data.test
+    if not fits(train.images.nbytes + test.images.nbytes, torch.device(device), resident_gb):
+        train, test = train.in_place(), test.in_place()
     if any(counts):
         train, val = data.train.hold_out(counts, rng.generator(0, "val split"))
     return replace(
         data,
         train=train.to(device),
         val=None if val is None else val.to(device),
-        test=data.test.to(device),
+        test=test.to(device),
         pad=settings.pad,
         flip=settings.flip,
     )

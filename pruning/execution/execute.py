@@ -185,17 +185,23 @@ def _dataset(step: Step, env: Env, reporter: tracking.Reporter) -> data.Data:
     fingerprint = planned.pop("fingerprint", None)
     settings = data.DatasetSettings.at(planned, step.root)
     with naming("dataset"):
-        return _loaded(settings, fingerprint, env.data, str(env.torch_device()), reporter.work)
+        device, limit = str(env.torch_device()), env.resident_gb
+        return _loaded(settings, fingerprint, env.data, device, limit, reporter.work)
 
 
 @lru_cache(maxsize=2)
 def _loaded(
-    settings: data.DatasetSettings, fingerprint: str | None, cache: Path, device: str, progress: Callable[..., None]
+    settings: data.DatasetSettings,
+    fingerprint: str | None,
+    cache: Path,
+    device: str,
+    limit: float | None,
+    progress: Callable[..., None],
 ) -> data.Data:
     """Load a dataset once for all the steps of this process; UserError if it is no longer the one that was planned."""
     if fingerprint and data.info(settings, cache=cache).fingerprint != fingerprint:
         raise UserError(f"the images in {settings.place} have changed since this was planned; run the command again")
-    return data.load_data(settings, cache=cache, device=device, progress=progress)
+    return data.load_data(settings, cache=cache, device=device, progress=progress, resident_gb=limit)
 
 
 def last_line(error: BaseException) -> str:

@@ -69,8 +69,7 @@ def _cost_of(checkpoint: Checkpoint, data: Data) -> dict[str, Any]:
 
 def _quality_of(step: Step, checkpoint: Checkpoint, data: Data, said: list[tuple[Tensor, Tensor]]) -> dict[str, float]:
     model = checkpoint.network()
-    where = data.train.images.device
-    model.to(where, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types know no formats
+    model.to(data.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types know no formats
     measured = measure(model, data, step.precision, said)
     if wrong := [f"{name} is {value}" for name, value in measured.items() if not math.isfinite(value)]:
         raise UserError(f"what {step.name} made is no network: {', '.join(wrong)}")

@@ -63,7 +63,7 @@ class Context:
 
     @property
     def device(self) -> torch.device:
-        return self.data.train.images.device
+        return self.data.device
 
     def trained(
         self,

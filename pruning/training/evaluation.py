@@ -24,7 +24,7 @@ def predict(
     """
     model.eval()
     split = data.test if split is None else split
-    device = split.images.device
+    device = split.device
     for images, labels in eval_batches(data, split, batch_size=1000 if device.type == "cuda" else 100):
         with autocast(device, precision):
             logits = model(images).float()

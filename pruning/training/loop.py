@@ -75,7 +75,7 @@ class TrainingLoop:
         first_epoch: int = 0,
         updates: masks.Updates | None = None,
     ) -> None:
-        device = data.train.images.device
+        device = data.device
         # torch's types know no memory_format here
         self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.data, self.recipe, self.stream, self.precision, self.hooks = data, recipe, stream, precision, hooks
