@@ -1,8 +1,14 @@
-"""Any image classification set as one NumPy file: `x_train y_train x_test y_test`, as Keras and MedMNIST write it."""
+"""Any image classification set as NumPy arrays: `x_train y_train x_test y_test`, as Keras and MedMNIST write them.
+
+They are in one .npz, or in a directory with an .npy for each, which is mapped: it may be larger than the memory if the
+images are stored as they are used, (N, H, W, 3).
+"""
 
 import hashlib
 import zipfile
 from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,6 +22,7 @@ from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
 from pruning.settings import path_of
 
+CHUNK = 4096  # images
 NAMES = {  # what people call them
     "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("images_train", "labels_train")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("images_test", "labels_test")),
@@ -41,22 +48,33 @@ def load(_cache: Path, progress: Progress | None = None, *, file: str | None) ->
 def _found(file: str | None) -> tuple[Path, tuple[int, ...]]:
     """Return the file, and what changes whenever it is written to."""
     if file is None:
-        raise UserError("file must be given for arrays: an .npz with x_train, y_train, x_test and y_test", "file")
+        text = "an .npz, or a directory of .npy, with x_train, y_train, x_test and y_test"
+        raise UserError(f"file must be given for arrays: {text}", "file")
     path = path_of("file", file).absolute()
     try:
-        status = path.stat()
+        found = [part.stat() for part in (sorted(path.glob("*.npy")) if path.is_dir() else [path])]
     except OSError as error:
         raise UserError(f"file={file} cannot be read: {error.strerror}", "file") from None
-    return path, (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    return path, tuple(number for s in found for number in (s.st_size, s.st_mtime_ns, s.st_ctime_ns))
+
+
+@contextmanager
+def _arrays(path: Path) -> Iterator[Mapping[str, Any]]:
+    """Give the arrays by their names."""
+    if path.is_dir():  # copied on writing, of which there is none: torch wants what may be written to
+        yield {part.stem: np.load(part, mmap_mode="c", allow_pickle=False) for part in sorted(path.glob("*.npy"))}
+        return
+    with path.open("rb") as opened:
+        if not isinstance(whole := np.load(opened, allow_pickle=False), np.lib.npyio.NpzFile):
+            raise ValueError("it is a single array, not an .npz")
+        yield whole
 
 
 @lru_cache(maxsize=1)  # planned and loaded in one process
 def _read(path: Path, _stamp: tuple[int, ...], progress: Progress | None) -> tuple[Split, Split, int, str]:
     """Return both parts, the number of classes, and the sha256 over the arrays as they are used."""
     try:
-        with path.open("rb") as opened:
-            if not isinstance(whole := np.load(opened, allow_pickle=False), np.lib.npyio.NpzFile):
-                raise ValueError("it is a single array, not an .npz")
+        with _arrays(path) as whole:
             parts = {part: _part(whole, part, i, progress) for i, part in enumerate(NAMES)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
         text = " ".join(str(error).split())[:160]
@@ -74,7 +92,8 @@ def _read(path: Path, _stamp: tuple[int, ...], progress: Progress | None) -> tup
     digest = hashlib.sha256()
     for part in (train, test):
         digest.update(f"{tuple(part.images.shape)}".encode())
-        digest.update(part.images.numpy().data)
+        for images in part.images.split(CHUNK):
+            digest.update(images.numpy().data)
         digest.update(part.labels.numpy().data)
     return train, test, classes, digest.hexdigest()
 

@@ -51,7 +51,8 @@ def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], dict[str, 
     try:
         start = _reserve(temporary, shape)
     except OSError:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         images = torch.empty(shape, dtype=torch.uint8)
         return {"images": images} | fill(images)
     try:

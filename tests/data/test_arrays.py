@@ -49,6 +49,24 @@ def test_grey_or_in_colour_channels_first_or_last(shape: tuple[int, ...], tmp_pa
     assert data.classes == ("0", "1", "2")
 
 
+def test_a_directory_of_arrays_is_the_same_and_is_mapped(tmp_path: Path) -> None:
+    given = parts((6, 5, 3))
+    np.savez(one := tmp_path / "x.npz", **given)
+    (many := tmp_path / "x").mkdir()
+    for name, array in given.items():
+        np.save(many / f"{name}.npy", array)
+    assert look(one) == look(many)
+    images = load(many).train.images.numpy()
+    assert np.array_equal(images, given["x_train"])
+    if (maps := Path("/proc/self/maps")).exists():
+        assert f"{many}/x_train.npy" in maps.read_text()
+    np.save(many / "x_test.npy", given["x_test"] ^ 1)
+    assert look(one) != look(many)
+    (many / "y_train.npy").unlink()
+    with pytest.raises(UserError, match=r"it has x_test, x_train, y_test, and not x_train and y_train"):
+        look(many)
+
+
 @pytest.mark.parametrize(
     "names", ["x_train y_train x_test y_test", "train_images train_labels test_images test_labels"]
 )

@@ -1,12 +1,14 @@
 import math
+import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pruning.data import Data, Split, eval_batches, steps_per_epoch, train_batches
+from pruning.data import Batch, Data, Split, eval_batches, steps_per_epoch, train_batches
 from tests import reference
 
 
@@ -45,6 +47,35 @@ def test_augmentation_really_crops_and_flips() -> None:
     mirrored = (before == after.flip(3)).flatten(1).all(1)
     assert 2 < same.sum() < 30  # 1 in 9 offsets x 1 in 2 flips of 200, and the rare chance
     assert 2 < mirrored.sum() < 30
+
+
+@pytest.mark.parametrize("held", [0, 2])
+def test_images_that_stay_where_they_are_give_the_same_batches(held: int) -> None:
+    value = toy(23, 5, 7, pad=1, flip=True)
+    there = replace(value, train=value.train.in_place(), test=value.test.in_place())
+    if held:
+        streams = torch.Generator().manual_seed(0), torch.Generator().manual_seed(0)
+        value, there = (
+            replace(data, train=rest, val=val)
+            for data, stream in zip((value, there), streams, strict=True)
+            for rest, val in [data.train.hold_out([held] * 3, stream)]
+        )
+        assert value.val
+        assert there.val
+        same(list(eval_batches(value, value.val)), list(eval_batches(there, there.val)))
+    assert there.train.to("meta").images.device.type == "cpu"
+    for first in (0, 2, 100):
+        options: dict[str, Any] = {"batch_size": 4, "seed": 1, "epoch": 2, "first": first}
+        same(list(train_batches(value, **options)), list(train_batches(there, **options)))
+    same(list(eval_batches(value, value.test, batch_size=7)), list(eval_batches(there, there.test, batch_size=7)))
+    next(stopped := train_batches(there, batch_size=1, seed=0, epoch=0))
+    stopped.close()
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
+
+
+def same(one: list[Batch], other: list[Batch]) -> None:
+    assert len(one) == len(other)
+    assert all(torch.equal(a, b) for x, y in zip(one, other, strict=True) for a, b in zip(x, y, strict=True))
 
 
 @given(n=st.integers(1, 200), batch_size=st.integers(1, 70), seed=st.integers(0, 2**40), number=st.integers(0, 500))

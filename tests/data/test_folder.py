@@ -12,7 +12,6 @@ from torchvision.transforms import CenterCrop, Compose, Resize
 
 from pruning.data import Data, DatasetSettings, decode, eval_batches, folder, info, load_data
 from pruning.errors import UserError
-from tests.helpers import equal
 
 CLASSES = ("ant", "bee", "cat dog")
 

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from pruning.data import DATASETS, Data, DatasetSettings, info, load_data
+from pruning.data import DATASETS, Data, DatasetSettings, info, load_data, room
 from pruning.errors import UserError
-from tests.helpers import equal
+from tests.commands import Command
+from tests.helpers import lasting
 
 NOWHERE = Path("/nonexistent")
 
@@ -72,13 +73,35 @@ def test_validation_is_balanced_fixed_and_apart(fraction: float) -> None:
     assert again is not None
     sizes = torch.bincount(whole.train.labels).tolist()
     assert torch.bincount(val.labels).tolist() == [round(fraction * size) for size in sizes]
-    assert equal(vars(val), vars(again))
-    assert equal(vars(value.test), vars(whole.test))
+    for one, other in ((val, again), (value.test, whole.test)):
+        assert torch.equal(one.images, other.images)
+        assert torch.equal(one.labels, other.labels)
     train, held, every = (
         list(zip(split.images.flatten(1).tolist(), split.labels.tolist(), strict=True))
         for split in (value.train, val, whole.train)
     )
     assert (sorted(train + held), value.mean) == (sorted(every), whole.mean)
+
+
+def test_what_does_not_fit_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    size = 1797 * 32 * 32 * 3
+    for limit, free, stays in [(None, 2 * size, False), (None, 2 * size - 2, True), (1.0, 0, False), (0, 1e15, True)]:
+        monkeypatch.setattr(room, "free", lambda device, free=free: free)
+        data = load_data("digits", resident_gb=limit)
+        assert (data.train.rows is not None) == (data.test.rows is not None) == stays
+
+
+def test_there_is_memory() -> None:
+    assert 0 < room.free(torch.device("cpu")) < 1e16
+
+
+def test_the_bits_of_a_run_do_not_depend_on_where_the_images_are(command: Command) -> None:
+    one = ("recipe=quick", "train.epochs=1", "dataset.val_fraction=0.2", "stage=train", "arch=resnet20")
+    first = command(*one)
+    kept = lasting(command.runs)
+    again = command(*one, "env.resident_gb=0", "redo=train")
+    assert (first.returncode, again.returncode) == (0, 0)
+    assert lasting(command.runs) == kept
 
 
 def test_val_fraction_must_leave_something_on_both_sides() -> None:
