@@ -69,7 +69,7 @@ def test_images_that_stay_where_they_are_give_the_same_batches(held: int) -> Non
         same(list(train_batches(value, **options)), list(train_batches(there, **options)))
     same(list(eval_batches(value, value.test, batch_size=7)), list(eval_batches(there, there.test, batch_size=7)))
     next(stopped := train_batches(there, batch_size=1, seed=0, epoch=0))
-    stopped.close()
+    del stopped
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("ThreadPool")]
 
 
