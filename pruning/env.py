@@ -65,9 +65,13 @@ class Env(Settings):
         """Return the device: `auto` is the first GPU where there is one."""
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "mps":
+            if not torch.backends.mps.is_available():
+                raise UserError("env.device=mps: this machine has no Apple GPU that torch can use; try env.device=auto")
+            return torch.device("mps")
         kind, _, index = self.device.partition(":")
         if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-            raise UserError(f"env.device must be auto, cpu, cuda or cuda:N, got {self.device!r}")
+            raise UserError(f"env.device must be auto, cpu, cuda, cuda:N or mps, got {self.device!r}")
         if (count := torch.cuda.device_count()) <= int(index or 0) and kind == "cuda":
             raise UserError(f"env.device={self.device}: this machine has {count} CUDA devices; try env.device=auto")
         return torch.device(self.device)
@@ -95,6 +99,8 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     """Resolve "auto" to "bf16" where `device` computes in it, else "fp32"."""
     if check_choice("precision", wanted, PRECISIONS) != "auto":
         return wanted
+    if device.type == "mps":
+        return "fp32"
     if device.type == "cuda":
         return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"

@@ -16,6 +16,13 @@ from typing import Any
 
 from pruning.errors import UserError
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+# without waiting, should somebody have put a FIFO there
+READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 DEEPEST = 20  # levels of nesting in what is read back
 LONGEST = 400  # characters of what is said of it
 
@@ -77,6 +84,8 @@ def _beside(path: Path, content: bytes | memoryview) -> Iterator[Path]:
 
 def sync_directory(folder: Path) -> None:
     """Have the names in `folder` survive a power loss, not only the content of its files."""
+    if os.name == "nt":  # it knows no such thing
+        return
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -108,9 +117,21 @@ def to_json(value: Any) -> bytes:
 
 
 @contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Let one process of this machine at a time into the block; a place that cannot be written needs no lock."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(path.open("w"))
+            if fcntl:
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
     """Open a regular file to read; OSError if it is none: a FIFO or a device would be waited for without end."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    descriptor = os.open(path, READ)
     with os.fdopen(descriptor, "rb") as file:
         mode = os.fstat(descriptor).st_mode
         if not stat.S_ISREG(mode):

@@ -1,10 +1,13 @@
 """Which process this is, and whether another one lives: also seen from other users, containers and machines."""
 
+import ctypes
 import os
 import socket
 import uuid
 from pathlib import Path
 from typing import Any
+
+QUERY, DENIED, RUNS = 0x1000, 5, 259  # PROCESS_QUERY_LIMITED_INFORMATION, ERROR_ACCESS_DENIED, STILL_ACTIVE
 
 
 def identity() -> dict[str, Any]:
@@ -50,8 +53,10 @@ def started(pid: int) -> str | None:
     """Return when process `pid` started, in the kernel's ticks; None if there is none (a zombie is none).
 
     Empty if it exists but cannot be seen: /proc is mounted with hidepid and it is another user's, /proc is that of
-    another container, or this is no Linux.
+    another container, or this is neither Linux nor Windows.
     """
+    if os.name == "nt":
+        return _started_on_windows(pid)
     if _link("/proc/self") == str(os.getpid()):
         fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
         if fields:
@@ -63,6 +68,21 @@ def started(pid: int) -> str | None:
     except PermissionError:
         pass
     return ""
+
+
+def _started_on_windows(pid: int) -> str | None:
+    """Return when it started, as `started` does; `os.kill(pid, 0)` would end it there."""
+    kernel: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore] # of Windows
+    handle = kernel.OpenProcess(QUERY, False, pid)
+    if not handle:
+        return "" if kernel.GetLastError() == DENIED else None
+    times, status = (ctypes.c_uint64 * 4)(), ctypes.c_uint32()
+    each = [ctypes.byref(times, 8 * i) for i in range(4)]  # started, ended, in the kernel, in the program
+    seen = kernel.GetProcessTimes(handle, *each) and kernel.GetExitCodeProcess(handle, ctypes.byref(status))
+    kernel.CloseHandle(handle)
+    if not seen:
+        return ""
+    return str(times[0]) if status.value == RUNS else None
 
 
 def slurm_job() -> str | None:

@@ -20,6 +20,8 @@ def seed_torch(device: torch.device, seed: int) -> None:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
     else:
         torch.default_generator.manual_seed(seed)
 

@@ -32,6 +32,8 @@ OF_DATASET = {
     "digits": "quick",
     "cifar10": "original",
     "cifar100": "original",
+    "fashion_mnist": "original",
+    "svhn": "original",
     "image_folder": "original",
     "arrays": "original",
 }

@@ -31,7 +31,7 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
     plain = json.loads(json.dumps(made.to_json()))
     monkeypatch.chdir("/")
     assert Env.from_config(plain) == Env(runs=tmp_path / "a", data=tmp_path / "b", device="cpu", threads=2, wandb=wandb)
-    assert set(plain) == {"runs", "data", "device", "threads", "imports", "snapshots", "logits", "wandb"}
+    assert set(plain) == {"runs", "data", "device", "threads", "imports", "snapshots", "resident_gb", "logits", "wandb"}
     assert "options" not in plain["wandb"]
     assert Env.from_config({"runs": "~/x"}).runs == Path("~/x").expanduser()
 
@@ -55,8 +55,8 @@ def test_devices_that_are_there_are_taken_and_others_refused(gpus: dict[str, Any
     gpus["count"] = 0
     assert Env().torch_device() == torch.device("cpu")
     for count, device, text in [
-        (2, "gpu", " must be auto, cpu, cuda or cuda:N, got 'gpu'"),
-        (2, "cuda:x", " must be auto, cpu, cuda or cuda:N, got 'cuda:x'"),
+        (2, "gpu", " must be auto, cpu, cuda, cuda:N or mps, got 'gpu'"),
+        (2, "cuda:x", " must be auto, cpu, cuda, cuda:N or mps, got 'cuda:x'"),
         (2, "cuda:2", "=cuda:2: this machine has 2 CUDA devices; try env.device=auto"),
         (0, "cuda", "=cuda: this machine has 0 CUDA devices; try env.device=auto"),
     ]:

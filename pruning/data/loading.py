@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from pruning import rng
-from pruning.data import arrays, cifar, digits, folder
+from pruning.data import arrays, digits, folder, published
 from pruning.data.room import fits
 from pruning.data.values import Data, Info, Progress
 from pruning.errors import UserError, check_choice
@@ -29,8 +29,7 @@ class Dataset:
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(digits.info, digits.load),
-    "cifar10": Dataset(partial(cifar.info, "cifar10"), partial(cifar.load, "cifar10")),
-    "cifar100": Dataset(partial(cifar.info, "cifar100"), partial(cifar.load, "cifar100")),
+    **{name: Dataset(partial(published.info, name), partial(published.load, name)) for name in published.SOURCES},
     "image_folder": Dataset(folder.info, folder.load),
     "arrays": Dataset(arrays.info, arrays.load, "file"),
 }

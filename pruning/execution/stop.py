@@ -3,7 +3,9 @@
 import signal
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR2)
+# Windows has BREAK, and neither HUP nor USR2
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR2", "SIGBREAK")
+SIGNALS = tuple(getattr(signal, name) for name in NAMES if hasattr(signal, name))
 
 
 class StopRequest:
@@ -15,8 +17,8 @@ class StopRequest:
 
     def __enter__(self) -> "StopRequest":
         # nohup ignores SIGHUP, so that the end of a terminal is not that of the run
-        nohup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
-        asking = [number for number in SIGNALS if number != signal.SIGHUP or not nohup]
+        hangup = getattr(signal, "SIGHUP", None)
+        asking = [n for n in SIGNALS if n != hangup or signal.getsignal(n) != signal.SIG_IGN]
         self.before = {number: signal.signal(number, self.ask) for number in asking}
         return self
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pruning.env import Env
 from pruning.errors import Interrupted
@@ -25,6 +26,14 @@ from pruning.pipeline.watch import LiveStatus, raise_for_failures, sweep_text
 from pruning.runs import Step
 from pruning.settings import Settings, setting
 
+# Ctrl-C in the terminal is for this process, which passes it on
+APART: dict[str, Any] = (
+    {"creationflags": getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)}
+    if os.name == "nt"
+    else {"start_new_session": True}
+)
+SOFTLY = getattr(signal, "CTRL_BREAK_EVENT", signal.SIGTERM)  # on Windows SIGTERM would save nothing
+FIRMLY = getattr(signal, "SIGKILL", signal.SIGTERM)
 ROOT = Path(__file__).resolve().parents[2]  # where workers find this package, from any directory
 RETRY = 1.0  # seconds before a step that another process makes is looked at again
 
@@ -109,7 +118,7 @@ class Feeder(threading.Thread):
             stdout=subprocess.PIPE,
             text=True,
             env=variables,
-            start_new_session=True,  # Ctrl-C in the terminal is for this process, which passes it on
+            **APART,
         )
 
     def run(self) -> None:
@@ -182,6 +191,6 @@ def run(sweep: Sweep, resources: Sequence[Resources], refresh: Callable[[], obje
             asked += 1
             scheduler.stop()
             for feeder in feeders:
-                feeder.signal(signal.SIGTERM if asked == 1 else signal.SIGKILL)
+                feeder.signal(SOFTLY if asked == 1 else FIRMLY)
     refresh()
     return scheduler

@@ -53,7 +53,7 @@ def redirect(log: Path) -> bool:
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         # without waiting, should somebody have put a FIFO there
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK)
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NONBLOCK", 0))
     except OSError as error:
         raise UserError(f"{cannot_write(log, error)}, with env.runs=DIR") from None
     os.dup2(file, 1)

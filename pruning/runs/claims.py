@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pruning.files import CannotWriteError, cannot_write
+from pruning.files import READ, CannotWriteError, cannot_write
 from pruning.processes import identity, slurm_job, started
 from pruning.runs.holders import (
     PATIENCE,
@@ -74,14 +74,17 @@ class Claim:
     def _set_time(self, seconds: float | None) -> bool:
         """Set the file's time, None for the server's now; False if the file is gone, or another claim's by now."""
         try:
-            descriptor = os.open(self.path, os.O_RDONLY | os.O_NONBLOCK)
+            descriptor = os.open(self.path, READ)
         except OSError as error:
             if gone(error):
                 return False
             raise
         try:
             if ours := read_holder(descriptor).get("claim") == self.token:
-                os.utime(descriptor, None if seconds is None else (seconds, seconds))
+                os.utime(
+                    descriptor if os.utime in os.supports_fd else self.path,
+                    None if seconds is None else (seconds, seconds),
+                )
         finally:
             os.close(descriptor)
         return ours

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pruning.files import READ
 from pruning.processes import is_identity, lives
 
 PATIENCE = 90.0  # seconds without a heartbeat after which the holder counts as dead
@@ -93,7 +94,7 @@ def look(path: Path, *, strict: bool = False) -> Seen | None:
     """
     try:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # somebody may have put a FIFO there
+            descriptor = os.open(path, READ)
         except OSError as error:
             if strict or gone(error):
                 raise

@@ -1,10 +1,12 @@
 """Prune a network."""
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from pruning import masks
@@ -49,6 +51,8 @@ class Selection(Settings):
         self, model: nn.Module, sparsity: float, mask: masks.Mask, context: Context, *, inverse: bool = False
     ) -> masks.Mask:
         """Return the mask that prunes `model` to `sparsity`, from `mask` on; `inverse`: the best scores go first."""
+        if context.device.type == "mps":  # which has no float64
+            model = copy.deepcopy(model).cpu()
         criterion = CRITERIA[self.criterion].with_settings(**self.arguments("criterion"))
         return masks.prune(
             model,
@@ -59,7 +63,7 @@ class Selection(Settings):
             include=self.include,
             exclude=self.exclude,
             previous=mask,
-            batches=Batches(context),
+            batches=Batches(context, next(model.parameters()).device),
             seed=context.seed,
         )
 
@@ -101,10 +105,12 @@ def prune(context: Context, recipe: PruneRecipe) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Batches:
-    """Augmented training batches for a criterion: one epoch, the same each time it asks."""
+    """Augmented training batches for a criterion, on its device: one epoch, the same each time it asks."""
 
     context: Context
+    device: torch.device
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         context = self.context
-        return train_batches(context.data, batch_size=BATCH, seed=context.seed, purpose=context.purpose, epoch=0)
+        for batch in train_batches(context.data, batch_size=BATCH, seed=context.seed, purpose=context.purpose, epoch=0):
+            yield batch[0].to(self.device), batch[1].to(self.device)

@@ -14,6 +14,11 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
+def exact(device: torch.device) -> torch.dtype:
+    """Return the type in which figures are summed: float64, which Apple's GPUs have not."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 @torch.no_grad()
 def predict(
     model: nn.Module, data: Data, split: Split | None = None, *, precision: str = "fp32"
@@ -33,11 +38,12 @@ def predict(
 
 def score(batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, float]:
     """Return top1, top5 (percent) and loss (mean cross-entropy, nats) of pairs of logits and labels."""
-    sums, n = torch.zeros(3, dtype=torch.float64), 0
+    sums, n = torch.zeros(3), 0
     for logits, labels in batches:
         top = logits.topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
         loss = F.cross_entropy(logits, labels, reduction="sum")
-        sums = sums.to(logits.device) + torch.stack([top[:, 0].sum().double(), top.sum().double(), loss.double()])
+        kind = exact(logits.device)
+        sums = sums.to(logits.device, kind) + torch.stack([top[:, 0].sum().to(kind), top.sum().to(kind), loss.to(kind)])
         n += len(labels)
     top1, top5, loss_sum = sums.tolist()
     return {"top1": 100 * top1 / n, "top5": 100 * top5 / n, "loss": loss_sum / n}

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from pruning import masks, rng
 from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
-from pruning.training.evaluation import autocast, measure
+from pruning.training.evaluation import autocast, exact, measure
 from pruning.training.hooks import ResumeState, StateError, TrainingHooks
 from pruning.training.optimizers import forget, optimizer_for, set_momentum, step_of
 from pruning.training.recipe import TrainRecipe
@@ -88,7 +88,7 @@ class TrainingLoop:
         self.first, self.epochs = first_epoch, recipe.epochs - first_epoch
         self.epoch, self.batch = 0, 0  # the next step to make, counted from the first epoch
         self.seconds = 0.0  # spent on this epoch so far
-        self.sums = torch.zeros(2, dtype=torch.float64, device=device)  # of this epoch: losses, right answers
+        self.sums = torch.zeros(2, dtype=exact(device), device=device)  # of this epoch: losses, right answers
         self.put_on(mask)
         hooks.length(self.epochs)
         if state := hooks.state():
@@ -169,7 +169,8 @@ class TrainingLoop:
             self.update()
             self.enforce()
         right = (logits.detach().argmax(1) == labels).sum()
-        self.sums += torch.stack([loss.detach().double() * len(labels), right.double()])
+        kind = self.sums.dtype
+        self.sums += torch.stack([loss.detach().to(kind) * len(labels), right.to(kind)])
         self.hooks.batch(len(labels))
 
     def cross_entropy(self, _images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:

@@ -115,7 +115,7 @@ def test_val_fraction_must_leave_something_on_both_sides() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    names = "arrays, cifar10, cifar100, digits, image_folder"
+    names = "arrays, cifar10, cifar100, digits, fashion_mnist, image_folder, svhn"
     for key, value, text in (
         ("val_fraction", -0.1, "must be in [0, 1), got -0.1"),
         ("val_fraction", 1, "must be in [0, 1), got 1"),
@@ -131,7 +131,7 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_what_is_known_without_the_images() -> None:
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "image_folder", "arrays"]
+    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "image_folder", "arrays"]
     for name, count in {"digits": 10, "cifar10": 10, "cifar100": 100}.items():
         found = info(DatasetSettings(name=name), cache=NOWHERE)
         assert (found.num_classes, found.fingerprint, found.size) == (count, None, (32, 32))

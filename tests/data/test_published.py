@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 import io
 import pickle
@@ -9,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from pruning.data import Data, load_data
+from pruning.data import Data, DatasetSettings, info, load_data
 from pruning.errors import UserError
 
 NAMES = {"cifar10": datasets.CIFAR10, "cifar100": datasets.CIFAR100}
@@ -141,3 +143,74 @@ def test_a_download(name: str, packed: Path, monkeypatch: pytest.MonkeyPatch) ->
     content, cache = b"login please", packed.parent / "wrong"
     with pytest.raises(UserError, match=f"{cache / packed.name} is corrupt"):
         load_data(name, cache=cache)
+
+
+def idx(array: Any) -> bytes:
+    """NumPy's uint8 in the format of MNIST."""
+    return bytes([0, 0, 8, array.ndim]) + b"".join(n.to_bytes(4, "big") for n in array.shape) + array.tobytes()
+
+
+@pytest.fixture
+def fashion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """A small Fashion-MNIST as it is downloaded and unpacked."""
+    folder, arrays, resources = tmp_path / "FashionMNIST" / "raw", {}, []
+    folder.mkdir(parents=True)
+    for part, count in (("train", 5), ("t10k", 3)):
+        arrays[part] = np.random.default_rng(count).integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        files = {"images-idx3": arrays[part], "labels-idx1": np.arange(count, dtype=np.uint8)}
+        for kind, array in files.items():
+            (folder / f"{part}-{kind}-ubyte").write_bytes(idx(array))
+            (folder / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+            name = f"{part}-{kind}-ubyte.gz"
+            resources.append((name, hashlib.md5((folder / name).read_bytes()).hexdigest()))
+    monkeypatch.setattr(datasets.FashionMNIST, "resources", resources)
+    return arrays
+
+
+def test_fashion_mnist_is_grey_in_three_channels(fashion: dict[str, Any], tmp_path: Path) -> None:
+    value = load_data("fashion_mnist", cache=tmp_path)
+    for part, split in (("train", value.train), ("t10k", value.test)):
+        assert split.labels.tolist() == list(range(len(split)))
+        assert np.array_equal(split.images.numpy(), np.repeat(fashion[part][..., None], 3, 3))
+    assert (value.classes[0], len(value.classes), value.mean) == ("T-shirt/top", 10, (0.2860,) * 3)
+    known = info(DatasetSettings(name="fashion_mnist"))
+    assert (known.num_classes, known.size, sum(known.per_class or ())) == (10, (28, 28), 60_000)
+
+
+def test_of_several_files_the_one_that_is_missing_or_damaged_is_named(
+    fashion: dict[str, Any], tmp_path: Path, attempts: list[str]
+) -> None:
+    folder = tmp_path / "FashionMNIST" / "raw"
+    (folder / "t10k-images-idx3-ubyte").unlink()
+    load_data("fashion_mnist", cache=tmp_path)  # unpacked again
+    assert attempts == []
+    for file in folder.glob("t10k-labels*"):
+        file.unlink()
+    with pytest.raises(UserError, match=r"Fashion-MNIST is not in .* could not be downloaded") as caught:
+        load_data("fashion_mnist", cache=tmp_path)
+    name = "t10k-labels-idx1-ubyte.gz"
+    assert str(caught.value).endswith(f"put the Fashion-MNIST file {name} at {folder / name}")
+    (folder / name).write_bytes(b"half")
+    with pytest.raises(UserError, match=f"{name} is corrupt"):
+        load_data("fashion_mnist", cache=tmp_path)
+
+
+def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: list[str]) -> None:
+    parts, listed = {}, {"extra": ["u", "extra_32x32.mat", "x"]}
+    for part, count in (("train", 11), ("test", 4)):
+        images = np.random.default_rng(count).integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
+        labels = np.arange(count)[:, None] % 10
+        labels = np.where(labels == 0, 10, labels)  # the ten is the nought
+        scipy.io.savemat(file := tmp_path / f"{part}_32x32.mat", {"X": images, "y": labels.astype(np.uint8)})
+        listed[part] = ["u", file.name, hashlib.md5(file.read_bytes()).hexdigest()]
+        parts[part] = images
+    monkeypatch.setattr(datasets.SVHN, "split_list", listed)
+    value = load_data("svhn", cache=tmp_path)
+    for part, split in (("train", value.train), ("test", value.test)):
+        assert split.labels.tolist() == [i % 10 for i in range(len(split))]
+        assert np.array_equal(split.images.numpy(), parts[part].transpose(3, 0, 1, 2))
+    assert (value.classes, attempts) == (tuple("0123456789"), [])
+    assert sum(info(DatasetSettings(name="svhn")).per_class or ()) == 73_257
+    file.unlink()
+    with pytest.raises(UserError, match=r"put the SVHN file test_32x32.mat at "):
+        load_data("svhn", cache=tmp_path)
