@@ -34,6 +34,7 @@ OF_DATASET = {
     "cifar100": "original",
     "fashion_mnist": "original",
     "svhn": "original",
+    "tiny_imagenet": "original",
     "image_folder": "original",
     "arrays": "original",
 }

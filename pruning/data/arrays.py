@@ -9,7 +9,6 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,8 @@ from pruning.errors import UserError
 from pruning.settings import path_of
 
 CHUNK = 4096  # images
+Whole = tuple[Split, Split, int, str]
+_KEPT: dict[tuple[Path, tuple[int, ...]], Whole] = {}
 NAMES = {  # what people call them
     "train": (("x_train", "y_train"), ("train_images", "train_labels"), ("images_train", "labels_train")),
     "test": (("x_test", "y_test"), ("test_images", "test_labels"), ("images_test", "labels_test")),
@@ -70,8 +71,15 @@ def _arrays(path: Path) -> Iterator[Mapping[str, Any]]:
         yield whole
 
 
-@lru_cache(maxsize=1)  # planned and loaded in one process
-def _read(path: Path, _stamp: tuple[int, ...], progress: Progress | None) -> tuple[Split, Split, int, str]:
+def _read(path: Path, stamp: tuple[int, ...], progress: Progress | None) -> Whole:
+    """Return what `_read_anew` does, and keep it: a set is planned and loaded in one process."""
+    if (path, stamp) not in _KEPT:
+        _KEPT.clear()
+        _KEPT[path, stamp] = _read_anew(path, progress)
+    return _KEPT[path, stamp]
+
+
+def _read_anew(path: Path, progress: Progress | None) -> Whole:
     """Return both parts, the number of classes, and the sha256 over the arrays as they are used."""
     try:
         with _arrays(path) as whole:

@@ -59,7 +59,7 @@ def scan(root: str | None) -> Folder:
         entries = [
             (label, *entry)
             for label, name in enumerate(classes[TRAIN])
-            for entry in _class_files(base, f"{part}/{name}")
+            for entry in class_files(base, f"{part}/{name}")
         ]
         labels[part] = [label for label, _, _ in entries]
         files[part] = [file for _, file, _ in entries]
@@ -118,7 +118,11 @@ def load(cache: Path, progress: Progress | None = None, *, root: str | None, siz
 
     With `size` they are resized, to that many pixels of their shorter side, and the square in their middle is cut out.
     """
-    folder = scan(root)
+    return load_listed(scan(root), cache, progress, size)
+
+
+def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, size: int | None = None) -> Data:
+    """Return the images of a listing, as `load` does."""
     found, shape = fingerprint(folder, cache, progress, size)
     kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
     tensors = store.read_tensors(kept)
@@ -157,8 +161,8 @@ def _class_names(base: Path, part: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _class_files(base: Path, folder: str) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return (relative path, stamp) of the files of one class, sorted by name."""
+def class_files(base: Path, folder: str) -> list[tuple[str, tuple[int, int, int]]]:
+    """Return (relative path, stamp) of the files in `folder` below `base`, sorted by name."""
     found = []
     for entry in sorted(_entries(base / folder), key=lambda entry: entry.name):
         try:

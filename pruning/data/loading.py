@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from pruning import rng
-from pruning.data import arrays, digits, folder, published
+from pruning.data import arrays, digits, folder, published, tiny_imagenet
 from pruning.data.room import fits
 from pruning.data.values import Data, Info, Progress
 from pruning.errors import UserError, check_choice
@@ -30,6 +30,7 @@ class Dataset:
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(digits.info, digits.load),
     **{name: Dataset(partial(published.info, name), partial(published.load, name)) for name in published.SOURCES},
+    "tiny_imagenet": Dataset(tiny_imagenet.info, tiny_imagenet.load),
     "image_folder": Dataset(folder.info, folder.load),
     "arrays": Dataset(arrays.info, arrays.load, "file"),
 }
@@ -112,7 +113,7 @@ def load_data(
     if not fits(train.images.nbytes + test.images.nbytes, torch.device(device), resident_gb):
         train, test = train.in_place(), test.in_place()
     if any(counts):
-        train, val = data.train.hold_out(counts, rng.generator(0, "val split"))
+        train, val = train.hold_out(counts, rng.generator(0, "val split"))
     return replace(
         data,
         train=train.to(device),

@@ -69,7 +69,7 @@ def load(name: str, cache: Path, progress: Progress | None = None) -> Data:
     if progress:
         progress(label, 0, 1)
     try:
-        with _quiet():
+        with quiet():
             parts = _parts(dataset, directory)
     except BROKEN as error:
         raise UserError(_advice(source, dataset, directory, error)) from error
@@ -130,7 +130,7 @@ def _advice(source: Source, dataset: Any, directory: Path, error: Exception) -> 
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Swallow torchvision's printing, its progress bar and the warnings about the age of the files."""
     timeout = socket.getdefaulttimeout()
     socket.setdefaulttimeout(TIMEOUT)

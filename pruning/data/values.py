@@ -1,5 +1,8 @@
 """What a dataset is: frozen values that the rest of the package makes and reads."""
 
+import ctypes
+import mmap
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +21,7 @@ Channels = tuple[float, float, float]
 
 T = TypeVar("T")
 R = TypeVar("R")
+MADV_RANDOM = 1  # on Linux and macOS
 AHEAD = 3  # batches that are read while others are computed on
 
 
@@ -48,6 +52,7 @@ class Split:
 
     def in_place(self) -> "Split":
         """Return the same, of which `to` and `hold_out` copy no image."""
+        read_singly(self.images)
         return replace(self, rows=torch.arange(len(self)))
 
     def batches(self, parts: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,6 +85,17 @@ class Split:
         if self.rows is None:
             return Split(self.images[wanted], self.labels[wanted])
         return Split(self.images, self.labels[wanted], self.rows[wanted])
+
+
+def read_singly(images: Tensor) -> None:
+    """Have the kernel read of a mapped file what is asked for only.
+
+    It would read the surroundings too, which are gone before their turn comes: measured 2.6 MB for an image of 12 kB.
+    """
+    if os.name == "posix":
+        start = images.data_ptr() // mmap.PAGESIZE * mmap.PAGESIZE
+        size = images.data_ptr() + images.nbytes - start
+        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), MADV_RANDOM)
 
 
 def ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:

@@ -16,8 +16,8 @@ from tests.helpers import lasting
 NOWHERE = Path("/nonexistent")
 
 
-def digits(**settings: Any) -> Data:
-    return load_data(DatasetSettings(name="digits", **settings), cache=NOWHERE)
+def digits(resident_gb: float | None = None, **settings: Any) -> Data:
+    return load_data(DatasetSettings(name="digits", **settings), cache=NOWHERE, resident_gb=resident_gb)
 
 
 def test_digits_are_scikit_learns_with_the_constants_of_the_training_images() -> None:
@@ -87,8 +87,9 @@ def test_what_does_not_fit_stays_where_it_is(monkeypatch: pytest.MonkeyPatch) ->
     size = 1797 * 32 * 32 * 3
     for limit, free, stays in [(None, 2 * size, False), (None, 2 * size - 2, True), (1.0, 0, False), (0, 1e15, True)]:
         monkeypatch.setattr(room, "free", lambda device, free=free: free)
-        data = load_data("digits", resident_gb=limit)
-        assert (data.train.rows is not None) == (data.test.rows is not None) == stays
+        data = digits(val_fraction=0.2, resident_gb=limit)
+        assert data.val
+        assert {split.rows is not None for split in (data.train, data.val, data.test)} == {stays}
 
 
 def test_there_is_memory() -> None:
@@ -115,7 +116,7 @@ def test_val_fraction_must_leave_something_on_both_sides() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    names = "arrays, cifar10, cifar100, digits, fashion_mnist, image_folder, svhn"
+    names = "arrays, cifar10, cifar100, digits, fashion_mnist, image_folder, svhn, tiny_imagenet"
     for key, value, text in (
         ("val_fraction", -0.1, "must be in [0, 1), got -0.1"),
         ("val_fraction", 1, "must be in [0, 1), got 1"),
@@ -131,7 +132,16 @@ def test_wrong_settings_are_refused() -> None:
 
 
 def test_what_is_known_without_the_images() -> None:
-    assert list(DATASETS) == ["digits", "cifar10", "cifar100", "fashion_mnist", "svhn", "image_folder", "arrays"]
+    assert list(DATASETS) == [
+        "digits",
+        "cifar10",
+        "cifar100",
+        "fashion_mnist",
+        "svhn",
+        "tiny_imagenet",
+        "image_folder",
+        "arrays",
+    ]
     for name, count in {"digits": 10, "cifar10": 10, "cifar100": 100}.items():
         found = info(DatasetSettings(name=name), cache=NOWHERE)
         assert (found.num_classes, found.fingerprint, found.size) == (count, None, (32, 32))
