@@ -12,6 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.compose import check_groups, opened, with_dataset
+from hydra_plugins.pruning_hydra.help import show
 from hydra_plugins.pruning_hydra.messages import one_line
 from pruning import commands
 from pruning.tracking import forgive
@@ -34,7 +35,10 @@ def main(composed: DictConfig) -> None:
 
 def make(config: dict[str, Any]) -> None:
     """Make the result that `config` asks for, in this process."""
-    from pruning import report, tracking  # torch is slow to import, and --help needs none of it
+    from pruning import tracking
+
+    with tracking.meanwhile("loading torch"):  # seconds
+        from pruning import report
     from pruning.env import Env
     from pruning.errors import Interrupted
     from pruning.execution.execute import run_step
@@ -66,6 +70,9 @@ def make(config: dict[str, Any]) -> None:
 if __name__ == "__main__":
     forgive()
     with one_line():
+        if {"--help", "-h"} & {*sys.argv[1:]}:
+            show(sys.argv[1:])
+            sys.exit()
         sys.argv[1:] = opened(sys.argv[1:])
         check_groups(sys.argv[1:])
         main()

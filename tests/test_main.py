@@ -7,8 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
+from hydra_plugins.pruning_hydra.help import GROUPS, show
 from pruning.execution import execute
+from pruning.program import CONF
 from tests.commands import ROOT, Command
 from tests.helpers import slow
 
@@ -97,9 +101,41 @@ def test_help_names_the_choices_and_imports_nothing_slow() -> None:
         "try: runpy.run_path('main.py', run_name='__main__')\n"
         "finally: print(sorted({'torch', 'wandb', 'matplotlib', 'sklearn', 'pandas'} & set(sys.modules)))"
     )
-    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    environ = os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "80"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environ, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
-    for word in ("resnet20", "image_folder", "finetune", "magnitude", "rethinking", "percent", "iterative"):
+    for word in ("resnet20", "image_folder", "finetune", "magnitude", "rethinking", "percent", "iterative", "smoke"):
         assert word in done.stdout
+    for what in (
+        "magnitude  the smallest absolute values go\n",
+        "train.epochs",
+        "env.wandb.mode=null",
+        "dataset.pad=4",
+    ):
+        assert f"  {what}" in done.stdout
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_fits_and_has_every_choice_and_setting(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for columns in (80, 120):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        show(["--help"])
+        text = capsys.readouterr().out
+        assert max(map(len, text.splitlines())) <= columns
+    words = set(re.findall(r"[\w.]+", text))
+    for group in GROUPS:
+        assert {path.stem for path in (CONF / group).glob("*.yaml")} <= words
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config = OmegaConf.to_container(compose("config"))
+    assert isinstance(config, dict)
+    for node in ("train", "prune", "levels", "dataset", "env", "report", "export", "rigl", "distill"):
+        assert {f"{node}.{key}" for key in config[node] if key != "name"} - words <= {"env.wandb"}
+
+
+def test_help_has_the_options_of_a_directory_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "recipe").mkdir()
+    (tmp_path / "recipe" / "short.yaml").write_text("# @package _global_\n# A minute. As for the rest, see quick.\n")
+    show(["--config-dir", str(tmp_path), "--help"])
+    assert re.search(r"^  short +A minute$", capsys.readouterr().out, re.MULTILINE)

@@ -38,8 +38,10 @@ class GraphLauncher(Launcher):
         """Read the settings and every cell before anything runs, then run the sweep."""
 
     def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
-        from pruning.pipeline.sweep import Sweep
-        from pruning.tracking import reporter
+        from pruning.tracking import meanwhile, reporter
+
+        with meanwhile("loading torch"):
+            from pruning.pipeline.sweep import Sweep
 
         return Sweep.from_cells(cells, resolve, reporter().work)
 

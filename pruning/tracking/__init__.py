@@ -1,7 +1,7 @@
 """What a person sees of a run: the terminal, and W&B; the only importers of rich and wandb."""
 
 from pruning.tracking.agent import adopt_agent, answer_agent
-from pruning.tracking.console import Reporter, reporter
+from pruning.tracking.console import Reporter, meanwhile, reporter
 from pruning.tracking.group import GroupReport, log_report
 from pruning.tracking.guard import Tracker
 from pruning.tracking.live import LiveTable, live_table
@@ -22,6 +22,7 @@ __all__ = [
     "forgive",
     "live_table",
     "log_report",
+    "meanwhile",
     "reporter",
     "tracker",
 ]

@@ -2,11 +2,24 @@
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from pruning.errors import printable
 
 WIDE, NARROW = 160, 112  # columns of a terminal: below these names are short, and only the test accuracy is shown
+
+
+@contextmanager
+def meanwhile(text: str) -> Iterator[None]:
+    """Show `text` on a terminal while something is waited for that cannot say how far it is."""
+    seen = sys.stdout.isatty()
+    if seen:
+        print(f"{text} ...", end="\r", flush=True)
+    yield
+    if seen:
+        print("\x1b[2K", end="\r", flush=True)
 
 
 class Reporter:
