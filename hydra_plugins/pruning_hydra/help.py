@@ -9,7 +9,8 @@ from pathlib import Path
 
 from pruning.program import COMMAND, CONF
 
-GROUPS = ("stage", "dataset", "arch", "prune", "levels", "recipe", "sweep", "hydra/launcher")
+PLACED = ("fit", "hydra")  # by config.yaml, or not by themselves
+GROUPS = (*sorted({path.name for path in CONF.iterdir() if path.is_dir()} - {*PLACED}), "hydra/launcher")
 PART = re.compile(r"  - (?:(\w+)@)?(\w+): (\w+).*")
 LINE = re.compile(r"( *)([\w-]+):(?: +(?!#)(.*?))?(?: +# (.*))?")
 USAGE = f"""\
@@ -95,5 +96,5 @@ def settings(path: Path, prefix: str) -> Iterator[tuple[str, str]]:
                 )
         elif found and line.strip().startswith("# ") and line.startswith(" "):  # goes on
             found[-1][1] += f" {line.strip()[2:]}"
-    skipped = ("defaults", "hydra")
-    return ((name, text) for name, text in found if not name.startswith(skipped) and not name.endswith("={}"))
+    skipped = re.compile(r"defaults|hydra|.*=\{\}|.*\bname=.*")  # what is not set, but chosen or fixed
+    return ((name, text) for name, text in found if not skipped.match(name))
