@@ -89,7 +89,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as place:  # not where files are in memory
         folder = written(Path(place), options.images, options.size)
         settings = DatasetSettings(name="arrays", file=str(folder), pad=4, flip=True)
-        there, here = (load_data(settings, device=device, resident_gb=limit) for limit in (0, 1e6))
+        here, there = (load_data(settings, device=device, resident_gb=limit) for limit in (1e6, 0))
         here = replace(here, train=replace(here.train, images=here.train.images.clone()))  # on the CPU it is mapped too
         size = options.images * options.size**2 * 3 / 1e9
         print(f"{device_name(device)}, {options.arch}, batch {options.batch}, {size:.2f} GB, torch {torch.__version__}")
