@@ -18,8 +18,8 @@ from pruning.errors import UserError
 
 try:
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+except ImportError:  # Windows has none
+    fcntl = None  # type: ignore[assignment] # no module, and asked for before it is used
 
 # without waiting, should somebody have put a FIFO there
 READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)

@@ -42,6 +42,4 @@ def distill(context: Context, recipe: DistillRecipe) -> Checkpoint:
 
 def _teacher(context: Context, checkpoint: Checkpoint) -> nn.Module:
     model = checkpoint.network().requires_grad_(False)
-    # torch's types know no memory_format here
-    # torch's types know no memory_format here
-    return model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return model.to(context.device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types know no formats

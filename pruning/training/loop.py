@@ -76,8 +76,7 @@ class TrainingLoop:
         updates: masks.Updates | None = None,
     ) -> None:
         device = data.device
-        # torch's types know no memory_format here
-        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's types know no formats
         self.data, self.recipe, self.stream, self.precision, self.hooks = data, recipe, stream, precision, hooks
         self.loss, self.updates = loss or self.cross_entropy, updates
         self.optimizer = optimizer_for(recipe.optimizer, model, recipe.of_optimizer())
