@@ -72,10 +72,12 @@ def started(pid: int) -> str | None:
 
 def _started_on_windows(pid: int) -> str | None:
     """Return when it started, as `started` does; `os.kill(pid, 0)` would end it there."""
-    kernel: Any = ctypes.WinDLL("kernel32")  # type: ignore[attr-defined,unused-ignore] # of Windows
-    handle = kernel.OpenProcess(QUERY, False, pid)
+    kernel: Any = ctypes.WinDLL("kernel32", use_last_error=True)  # type: ignore[attr-defined,unused-ignore] # of Windows
+    kernel.OpenProcess.restype = ctypes.c_void_p
+    handle = ctypes.c_void_p(kernel.OpenProcess(QUERY, False, pid))
     if not handle:
-        return "" if kernel.GetLastError() == DENIED else None
+        denied = ctypes.get_last_error() == DENIED  # type: ignore[attr-defined,unused-ignore] # of Windows
+        return "" if denied else None
     times, status = (ctypes.c_uint64 * 4)(), ctypes.c_uint32()
     each = [ctypes.byref(times, 8 * i) for i in range(4)]  # started, ended, in the kernel, in the program
     seen = kernel.GetProcessTimes(handle, *each) and kernel.GetExitCodeProcess(handle, ctypes.byref(status))

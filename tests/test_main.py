@@ -139,5 +139,6 @@ def test_help_fits_and_has_every_choice_and_setting(
 def test_help_has_the_options_of_a_directory_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "recipe").mkdir()
     (tmp_path / "recipe" / "short.yaml").write_text("# @package _global_\n# A minute. As for the rest, see quick.\n")
-    show(["--config-dir", str(tmp_path), "--help"])
-    assert re.search(r"^  short +A minute$", capsys.readouterr().out, re.MULTILINE)
+    for arguments in (["--config-dir", str(tmp_path), "--help"], ["-h", f"--config-dir={tmp_path}"]):
+        show(arguments)
+        assert re.search(r"^  short +A minute$", capsys.readouterr().out, re.MULTILINE)

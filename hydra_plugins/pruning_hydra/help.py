@@ -1,10 +1,10 @@
 """`--help`: what can be chosen and set, and what each means: the comments in conf/ are the words."""
 
-import itertools
 import re
 import shutil
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import pairwise, takewhile
 from pathlib import Path
 
 from pruning.program import COMMAND, CONF
@@ -26,10 +26,8 @@ usage: {COMMAND} [GROUP=OPTION ...] [KEY=VALUE ...]
 
 def show(arguments: Sequence[str]) -> None:
     """Print it, as wide as the terminal, with the options that --config-dir adds."""
-    places = [
-        CONF,
-        *(Path(arguments[i + 1]) for i, text in enumerate(arguments[:-1]) if text in ("--config-dir", "-cd")),
-    ]
+    words = [word for text in arguments for word in re.split(r"(?<=^--config-dir)=", text)]
+    places = [CONF, *(Path(after) for word, after in pairwise(words) if word in ("--config-dir", "-cd"))]
     width = min(120, shutil.get_terminal_size((100, 24)).columns)
     print(USAGE)
     for group in GROUPS:
@@ -62,7 +60,7 @@ def meaning(path: Path) -> str:
     """Return the first sentence of the comment that an option's file begins with."""
     lines = path.read_text().splitlines()
     lines = lines[1:] if lines[0].startswith("# @package") else lines
-    whole = itertools.takewhile(lambda line: line.startswith("# ") and not line.startswith("# Command:"), lines)
+    whole = takewhile(lambda line: line.startswith("# ") and not line.startswith("# Command:"), lines)
     block = " ".join(line[2:].strip() for line in whole) or lines[0].partition(" # ")[2]
     return re.split(r"\.(?: (?=[A-Z])|$)", block.removeprefix("Claim:").strip(), maxsplit=1)[0]
 

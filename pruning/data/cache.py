@@ -58,23 +58,23 @@ def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], dict[str, 
     try:
         whole = torch.from_file(str(temporary), shared=True, size=temporary.stat().st_size, dtype=torch.uint8)
         constants = fill(images := whole[start:].view(shape))
-        for place, name in ((start - 48, "mean"), (start - 24, "std")):
-            whole[place : place + 24] = constants[name].view(torch.uint8)
-        with temporary.open("rb+") as file:
+        packed = torch.cat([constants["mean"], constants["std"]]).view(torch.uint8)
+        whole[start - len(packed) : start] = packed
+        with contextlib.suppress(OSError), temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        temporary.replace(path)
+            temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
     return read_tensors(path) or {"images": images} | constants
 
 
 def _reserve(path: Path, shape: tuple[int, ...]) -> int:
-    """Write a safetensors file of zeros, and return where its images begin; OSError if there is no room for it.
+    """Write a safetensors file of zeros, and return where its images begin, in bytes; OSError if there is no room.
 
     A part of a mapped file that the disk has no room for would end the process when it is written to.
     """
-    size = math.prod(shape)
-    kinds = {"mean": ("F64", [3], 24), "std": ("F64", [3], 24), "images": ("U8", shape, size)}
+    kinds = {"mean": ("F64", [3], 3 * 8), "std": ("F64", [3], 3 * 8), "images": ("U8", shape, math.prod(shape))}
     header, offset = {}, 0
     for name, (dtype, dims, length) in kinds.items():
         header[name] = {"dtype": dtype, "shape": dims, "data_offsets": [offset, offset + length]}
@@ -86,4 +86,4 @@ def _reserve(path: Path, shape: tuple[int, ...]) -> int:
         file.write(len(packed).to_bytes(8, "little") + packed)
         for done in range(0, offset, ZEROS):
             file.write(bytes(min(ZEROS, offset - done)))
-    return 8 + len(packed) + 48
+    return 8 + len(packed) + offset - math.prod(shape)

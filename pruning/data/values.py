@@ -30,8 +30,8 @@ class Split:
     """Images uint8 (N, H, W, 3) and their labels int64 (N,), on one device.
 
     Channels last, so that a batch comes out in the memory format convolutions like without a copy. With `rows` the
-    images stay where they are, in the memory of the host or a file mapped there; label i is then of `images[rows[i]]`,
-    and only labels and batches are on the device.
+    (int64, N, on the CPU) images stay where they are, in the memory of the host or a file mapped there; label i is then
+    of `images[rows[i]]`, and only labels and batches are on the device.
     """
 
     images: Tensor
