@@ -45,6 +45,7 @@ __all__ = [
 ]  # fmt: skip
 
 BEAT = 10.0  # seconds between heartbeats
+BY_DESCRIPTOR = os.utime in os.supports_fd  # not on Windows; a path may be another claim's by the time that it is used
 
 
 class LostClaim(RuntimeError):
@@ -81,10 +82,7 @@ class Claim:
             raise
         try:
             if ours := read_holder(descriptor).get("claim") == self.token:
-                os.utime(
-                    descriptor if os.utime in os.supports_fd else self.path,
-                    None if seconds is None else (seconds, seconds),
-                )
+                os.utime(descriptor if BY_DESCRIPTOR else self.path, None if seconds is None else (seconds, seconds))
         finally:
             os.close(descriptor)
         return ours
