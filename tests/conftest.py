@@ -1,10 +1,14 @@
 """Shared by all tests: a few small images, commands as real processes, and nothing that reaches W&B or the network."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 os.environ["OMP_NUM_THREADS"] = "1"  # before torch
+os.environ["HF_HOME"] = tempfile.mkdtemp(prefix="huggingface-")  # before datasets
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import numpy as np
 import pytest
@@ -29,6 +33,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if not CI and any(item.get_closest_marker(tier) for tier in ("slow", "slurm")):
             item.add_marker(pytest.mark.skip(reason="of the slow tier: CI=true runs it too"))
+
+
+def pytest_unconfigure() -> None:
+    shutil.rmtree(os.environ["HF_HOME"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

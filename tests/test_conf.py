@@ -37,6 +37,7 @@ OF_DATASET = {
     "tiny_imagenet": "original",
     "image_folder": "original",
     "arrays": "original",
+    "huggingface": "original",
 }
 GROUPS = {
     "arch": [*archs.ARCHS, *OTHERS],
@@ -68,13 +69,19 @@ def test_each_file_is_the_config_or_a_choice_that_is_tested() -> None:
     ("group", "name"), [(g, n) for g, names in GROUPS.items() if g != "fit" for n in names if n != NEEDS_A_RUN]
 )
 def test_each_choice_is_composed_and_planned(group: str, name: str, folder: Path, npz: Path) -> None:
-    place = {"image_folder": f"dataset.root={folder}", "arrays": f"dataset.file={npz}"}
+    place = {
+        "image_folder": f"dataset.root={folder}",
+        "arrays": f"dataset.file={npz}",
+        "huggingface": f"dataset.name={folder}",
+    }
     choice = (f"{group}={name}", *([place[name]] if name in place else []))
     config = composed(*choice)
     assert set(config) == {*NODES - {"sweep"}, *STAGES}
     if group not in ("recipe", "levels"):
-        assert config[group].get("criterion" if group == "prune" else "name", name) == name
-    assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[config["dataset"]["name"]]]
+        key = "criterion" if group == "prune" else "loader" if "loader" in config[group] else "name"
+        assert config[group].get(key, name) == name
+    dataset = config["dataset"].get("loader", config["dataset"]["name"])
+    assert epochs(config) == EPOCHS[name if group == "recipe" else OF_DATASET[dataset]]
     if name not in COMMANDS:  # which only look
         made = [step.stage for step in steps(*choice)]
         retrain = config["stage"]["name"] if group == "stage" and name not in ("train", "prune") else "finetune"

@@ -59,21 +59,27 @@ def huge_is_an_error() -> Iterator[None]:
 
 
 @huge_is_an_error()
-def decode(images: Tensor, files: Sequence[Path], progress: Progress | None = None, size: int | None = None) -> None:
-    """Fill uint8 (N, H, W, 3), RGB; a UserError names the first file that is no image or of another size.
+def decode(
+    images: Tensor,
+    names: Sequence[Path],
+    encoded: Callable[[int], bytes],
+    progress: Progress | None = None,
+    size: int | None = None,
+) -> None:
+    """Fill uint8 (N, H, W, 3), RGB, from `encoded(i)`; a UserError names the first that is no image or of another size.
 
     With `size` they may have any: they are brought to that height and width.
     """
     shape = (images.shape[1], images.shape[2])
 
     def fill(i: int) -> None:
-        with opened(files[i], read(files[i])) as image:
+        with opened(names[i], encoded(i)) as image:
             if not size:
-                check_size(files[i], size_of(image), files[0], shape)
+                check_size(names[i], size_of(image), names[0], shape)
             whole = image.convert("RGB")
             images[i] = torch.from_numpy(np.array(squared(whole, size) if size else whole))
 
-    in_chunks(fill, len(files), "decode images", progress)
+    in_chunks(fill, len(names), "decode images", progress)
 
 
 def squared(image: Any, size: int) -> Any:

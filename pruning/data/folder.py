@@ -126,11 +126,11 @@ def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, s
     found, shape = fingerprint(folder, cache, progress, size)
     kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
     tensors = store.read_tensors(kept)
-    if tensors is None or not _whole(tensors, (len(folder.all_files), *shape, 3)):
+    if tensors is None or not whole(tensors, (len(folder.all_files), *shape, 3)):
         files = [folder.root / file for file in folder.all_files]
 
         def fill(images: Tensor) -> dict[str, Tensor]:
-            decode(images, files, progress, size)
+            decode(images, files, lambda i: read(files[i]), progress, size)
             return dict(zip(("mean", "std"), moments(images[: len(folder.files[TRAIN])]), strict=True))
 
         tensors = store.made(kept, (len(files), *shape, 3), fill)
@@ -141,7 +141,7 @@ def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, s
     return Data(train, None, test, folder.classes, channels(tensors["mean"]), channels(tensors["std"]))
 
 
-def _whole(tensors: dict[str, Tensor], shape: tuple[int, ...]) -> bool:
+def whole(tensors: dict[str, Tensor], shape: tuple[int, ...]) -> bool:
     """Return whether these are decoded images of that shape with their constants."""
     expected = {"images": (torch.uint8, shape), "mean": (torch.float64, (3,)), "std": (torch.float64, (3,))}
     if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != expected:

@@ -9,7 +9,7 @@ from typing import Any, Self
 import torch
 
 from pruning import rng
-from pruning.data import arrays, digits, folder, published, tiny_imagenet
+from pruning.data import arrays, digits, folder, hub, published, tiny_imagenet
 from pruning.data.room import fits
 from pruning.data.values import Data, Info, Progress
 from pruning.errors import UserError, check_choice
@@ -33,6 +33,7 @@ DATASETS: dict[str, Dataset] = {
     "tiny_imagenet": Dataset(tiny_imagenet.info, tiny_imagenet.load),
     "image_folder": Dataset(folder.info, folder.load),
     "arrays": Dataset(arrays.info, arrays.load, "file"),
+    "huggingface": Dataset(hub.info, hub.load, "hub"),
 }
 
 
@@ -47,10 +48,23 @@ class DatasetSettings(Settings):
     name: str
     root: str | None = None  # the directory of an image_folder
     file: str | None = None  # of arrays
-    size: int | None = setting(None, least=1)  # of an image_folder: height and width that its images are brought to
+    hub: str | None = None  # the name of a set of huggingface, which is `name` in the config, beside `loader`
+    subset: str | None = None  # of a set of huggingface that has several
+    image: str | None = None  # the column of its images
+    label: str | None = None  # and of its classes
+    size: int | None = setting(
+        None, least=1
+    )  # of an image_folder or of huggingface: height and width that its images are brought to
     val_fraction: float = setting(0.0, least=0, below=1)
     pad: int = setting(0, least=0)
     flip: bool = False
+
+    @classmethod
+    def read(cls, node: Any, name: str) -> Self:
+        if isinstance(node, Mapping) and "loader" in node:
+            others = {key: value for key, value in node.items() if key != "loader"}
+            node = others | {"name": node["loader"], "hub": node.get("name")}
+        return super().read(node, name)
 
     @property
     def place(self) -> str | None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,12 @@ def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[d
     """Return what is hashed of the dataset, where it is, and what is known of it."""
     settings = data.DatasetSettings.read(node, "dataset")
     key = data.DATASETS[settings.name].place
-    if settings.place is not None:
-        settings = data.DatasetSettings.at(node, str(path_of(f"dataset.{key}", settings.place).resolve()))
-    with naming("dataset"):
+    if settings.place is not None and (key != "hub" or Path(settings.place).is_dir()):
+        place: dict[str, Any] = {key: str(path_of(f"dataset.{key}", settings.place).resolve())}
+        settings = replace(settings, **place)
+    with naming("dataset", {"hub": "name"}):
         info = described(settings, env.data, progress)
-    hashed = {key: value for key, value in settings.non_defaults().items() if key not in ("root", "file")}
+    hashed = {name: value for name, value in settings.non_defaults().items() if name != key}
     hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}
     return hashed, settings.place, info
 

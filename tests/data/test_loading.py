@@ -116,7 +116,7 @@ def test_val_fraction_must_leave_something_on_both_sides() -> None:
 
 
 def test_wrong_settings_are_refused() -> None:
-    names = "arrays, cifar10, cifar100, digits, fashion_mnist, image_folder, svhn, tiny_imagenet"
+    names = "arrays, cifar10, cifar100, digits, fashion_mnist, huggingface, image_folder, svhn, tiny_imagenet"
     for key, value, text in (
         ("val_fraction", -0.1, "must be in [0, 1), got -0.1"),
         ("val_fraction", 1, "must be in [0, 1), got 1"),
@@ -141,6 +141,7 @@ def test_what_is_known_without_the_images() -> None:
         "tiny_imagenet",
         "image_folder",
         "arrays",
+        "huggingface",
     ]
     for name, count in {"digits": 10, "cifar10": 10, "cifar100": 100}.items():
         found = info(DatasetSettings(name=name), cache=NOWHERE)
