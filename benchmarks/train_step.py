@@ -1,18 +1,27 @@
-"""How much faster is the training loop than the usual one? Prints ratios measured side by side, in turns, in one run.
+"""How fast is the training loop? Prints ratios of images/s, measured side by side, in turns, in one run.
 
-    python benchmarks/train_step.py [--arch resnet20 resnet56 preresnet110 vgg16] [--batch 128] [--rounds 5]
+    python benchmarks/train_step.py [--arch resnet20 resnet56 ...] [--loop ours fp32 ...] [--batch 128] [--rounds 5]
 
-The usual loop is written out below as it stands in most pruning code: PIL transforms in a DataLoader, NCHW, float32,
-and after each step the mask re-derived from the zeros, layer by layer. Both train the same architecture, 80 % pruned,
-on the same random images. Machines are shared and noisy: an absolute time means nothing, the ratio does.
+Loops, each of which trains the same architecture, 80 % pruned unless said, on the same random images:
+
+    usual     as most pruning code has it: PIL transforms in a DataLoader, NCHW, float32, and after each step the mask
+              re-derived from the zeros, layer by layer
+    ours      that of `pruning.training`, in bf16 where the hardware computes in it
+    fp32      the same in float32
+    dense     ours, with nothing pruned
+    bare      forward, backward, optimizer step on one fixed batch: what our loop would cost without data and masks
+    launched  on a GPU: ours without a recorded step
+    fastest   on a GPU: ours with whatever algorithm is fastest this time, which gives other bits the next time
+
+A round is a pass over all images; each loop starts and ends it with empty queues, so that nobody's workers decode for
+it while another one is timed. Machines are shared and noisy: an absolute time means nothing, the ratio does.
 """
 
 import argparse
-import itertools
 import os
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,8 +37,8 @@ from pruning.env import Env, device_name
 from pruning.training import TrainingHooks, TrainRecipe
 from pruning.training.loop import TrainingLoop
 
-IMAGES = 2_000
 Images = np.ndarray[Any, np.dtype[np.uint8]]
+Round = Callable[[], None]
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 
@@ -48,23 +57,28 @@ class Pictures(Dataset[Any]):
         return self.transform(Image.fromarray(self.images[index])), self.labels[index]
 
 
-def pruned(arch: str) -> tuple[nn.Module, masks.Mask]:
-    """Return a fresh network with 80 % of its convolution weights pruned, and the mask."""
+def pruned(arch: str, sparsity: float = 0.8) -> tuple[nn.Module, masks.Mask]:
+    """Return a fresh network with that share of its convolution weights pruned, and the mask."""
     model = archs.build(arch, 10)
     archs.initialise(model, rng.generator(0, "init"))
+    if not sparsity:
+        return model, {}
     weights = dict(model.named_parameters())
-    mask = masks.keep_top({name: weights[name].detach().abs() for name in masks.prunable(model)}, 0.8)
+    mask = masks.keep_top({name: weights[name].detach().abs() for name in masks.prunable(model)}, sparsity)
     model.load_state_dict(masks.masked(model.state_dict(), mask))
     return model, mask
 
 
-def usual(arch: str, images: Images, labels: list[int], batch: int, device: str, workers: int) -> Iterator[None]:
-    """Yield after each step of the usual loop."""
+def usual(arch: str, images: Images, labels: list[int], batch: int, device: torch.device, workers: int) -> Round:
+    """Return a pass of the usual loop."""
     model = pruned(arch)[0].to(device).train()
-    loader = DataLoader(Pictures(images, labels), batch, shuffle=True, num_workers=workers, drop_last=True)
+    pictures = Pictures(images, labels)
+    loader = DataLoader(pictures, batch, shuffle=True, num_workers=workers, persistent_workers=workers > 0)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     criterion = nn.CrossEntropyLoss()
-    while True:
+
+    def pass_() -> None:
+        torch.backends.cudnn.allow_tf32 = True  # as torch has it, unless told otherwise
         for inputs, targets in loader:
             inputs, targets = inputs.to(device), targets.to(device)
             loss = criterion(model(inputs), targets)
@@ -75,63 +89,97 @@ def usual(arch: str, images: Images, labels: list[int], batch: int, device: str,
                     module.weight.grad.mul_(module.weight.data.abs().gt(0).float())
             optimizer.step()
             loss.item()
-            yield
+
+    return pass_
 
 
-def ours(arch: str, images: Images, labels: list[int], batch: int, device: str) -> Iterator[None]:
-    """Yield after each step of the loop of `pruning.training`."""
-    model, mask = pruned(arch)
+def ours(
+    arch: str,
+    data: Data,
+    batch: int,
+    *,
+    precision: str = "auto",
+    sparsity: float = 0.8,
+    fixed: bool = False,
+    env: Env | None = None,
+) -> Round:
+    """Return a pass of the loop of `pruning.training`; `fixed`: over one batch, again and again."""
+    model, mask = pruned(arch, sparsity)
+    env = env or Env()
+    recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    precision = env.precision(precision)
+    loop = TrainingLoop(model, mask, data, recipe, (0, "train"), precision, TrainingHooks())
+    loop.record(env.cuda_graph)
+    loop.model.train()
+    batches = list(train_batches(data, batch_size=batch, seed=0, epoch=0))
+
+    def pass_() -> None:
+        env.choose_algorithms()
+        for inputs, targets in batches if fixed else train_batches(data, batch_size=batch, seed=0, epoch=0):
+            loop.step(inputs, targets)
+
+    return pass_
+
+
+def loops(arch: str, images: Images, labels: list[int], options: argparse.Namespace) -> dict[str, Round]:
+    """Return a pass of each loop, by its name."""
+    device = Env().torch_device()
     split = Split(torch.from_numpy(images), torch.tensor(labels)).to(device)
     data = Data(split, None, split, tuple("0123456789"), MEAN, STD, pad=4, flip=True)
-    recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    loop = TrainingLoop(model, mask, data, recipe, (0, "train"), Env(device=device).precision("auto"), TrainingHooks())
-    loop.model.train()
-    for epoch in itertools.count():
-        for inputs, targets in train_batches(data, batch_size=batch, seed=0, epoch=epoch):
-            loop.step(inputs, targets)
-            yield
+    found: dict[str, Callable[[], Round]] = {
+        "usual": lambda: usual(arch, images, labels, options.batch, device, options.workers),
+        "ours": lambda: ours(arch, data, options.batch),
+        "fp32": lambda: ours(arch, data, options.batch, precision="fp32"),
+        "dense": lambda: ours(arch, data, options.batch, sparsity=0),
+        "bare": lambda: ours(arch, data, options.batch, sparsity=0, fixed=True),
+        "launched": lambda: ours(arch, data, options.batch, env=Env(cuda_graph=False)),
+        "fastest": lambda: ours(arch, data, options.batch, env=Env(deterministic=False)),
+    }
+    return {name: found[name]() for name in options.loop}
 
 
-def seconds(steps: Iterator[None], count: int, device: str) -> float:
-    """Return the time of `count` steps."""
+def seconds(pass_: Round) -> float:
+    """Return the time of a pass, until the device is done."""
     began = time.perf_counter()
-    for _ in range(count):
-        next(steps)
-    if device != "cpu":
+    pass_()
+    if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter() - began
 
 
+def row(arch: str, times: dict[str, list[float]], images: int) -> str:
+    """Return the medians of the rounds: images/s of each loop, and its ratio to the first with lowest and highest."""
+    first, cells = next(iter(times.values())), []
+    for each in times.values():
+        ratios = sorted(a / b for a, b in zip(first, each, strict=True))
+        spread = "" if each is first else f", {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+        cells.append(f"{images / statistics.median(each):.0f}{spread}")
+    return " | ".join(["", arch, *cells, ""]).strip()
+
+
 def main() -> None:
-    """Measure both loops in turns, architecture by architecture."""
+    """Measure the loops in turns, architecture by architecture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "preresnet110", "vgg16"])
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=4, help="steps of each loop in a round")
-    parser.add_argument("--workers", type=int, default=2, help="DataLoader workers of the usual loop")
+    parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "resnet110", "preresnet110", "vgg16"])
+    gpu = ["launched", "fastest"] if torch.cuda.is_available() else []
+    parser.add_argument("--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", *gpu])
+    for name, value in (("batch", 128), ("rounds", 5), ("steps", 100 if gpu else 4), ("workers", 2)):
+        parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     Env().prepare()
-    about = f"{device_name(torch.device(device))}, {torch.get_num_threads()} threads"
-    print(f"{about}, batch {options.batch}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}")
-    noise = np.random.default_rng(0)
-    images = noise.integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
-    labels = noise.integers(0, 10, IMAGES).tolist()
-    print(
-        f"{'':14}{'ours':>10}{'usual':>10}{'ratio':>8}   (images/s, medians of {options.rounds} rounds; ratio by round)"
-    )
+    about = f"{device_name(Env().torch_device())}, {torch.get_num_threads()} threads, {options.workers} loader workers"
+    print(f"{about}, batch {options.batch}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
+    print(f"images/s, ratio to {options.loop[0]} (lowest to highest of {options.rounds} rounds)\n")
+    print(" | ".join(["", "", *options.loop, ""]).strip(), "|---" * (len(options.loop) + 1) + "|", sep="\n")
+    noise, count = np.random.default_rng(0), options.batch * options.steps
+    images = noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
+    labels = noise.integers(0, 10, count).tolist()
     for arch in options.arch:
-        fast = ours(arch, images, labels, options.batch, device)
-        slow = usual(arch, images, labels, options.batch, device, options.workers)
-        seconds(fast, 2, device), seconds(slow, 2, device)  # warm-up
-        times = [
-            (seconds(fast, options.steps, device), seconds(slow, options.steps, device)) for _ in range(options.rounds)
-        ]
-        images_of_round = options.batch * options.steps
-        ratio = statistics.median(b / a for a, b in times)
-        a, b = (images_of_round / statistics.median(column) for column in zip(*times, strict=True))
-        print(f"{arch:14}{a:10.0f}{b:10.0f}{ratio:8.2f}   {' '.join(f'{y / x:.2f}' for x, y in times)}", flush=True)
+        passes = loops(arch, images, labels, options)
+        for each in [*passes.values()] * 2:  # warm-up
+            seconds(each)
+        rounds = [[seconds(each) for each in passes.values()] for _ in range(options.rounds)]
+        print(row(arch, dict(zip(passes, map(list, zip(*rounds, strict=True)), strict=True)), count), flush=True)
 
 
 if __name__ == "__main__":

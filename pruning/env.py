@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib
+import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
@@ -15,7 +16,7 @@ from pruning.errors import UserError, check_choice
 from pruning.settings import Settings, setting
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-PRECISIONS = ("auto", "bf16", "fp32")
+PRECISIONS = ("auto", "bf16", "fp32", "tf32")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Env(Settings):
     imports: tuple[str, ...] = ()  # modules to import first: they may add criteria, scopes, stages, ...
     snapshots: tuple[int, ...] = setting((), least=1)  # epochs after which a dense network's run keeps it
     resident_gb: float | None = setting(None, least=0)  # of images, that may lie on the device whole
+    deterministic: bool = True  # on a GPU: only algorithms that give the same bits each time
+    cuda_graph: bool | None = None  # replay a recorded step; None: where the training is long enough
     logits: bool = True  # keep what each network says to each test image
     wandb: WandbSettings = WandbSettings()
 
@@ -91,18 +94,29 @@ class Env(Settings):
         if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
             libc.mallopt(M_MMAP_THRESHOLD, 1 << 30)
             libc.mallopt(M_TRIM_THRESHOLD, -1)
-        torch.backends.cudnn.benchmark = True
+        self.choose_algorithms()
+
+    def choose_algorithms(self) -> None:
+        """Have cuDNN and cuBLAS add in the same order each time, or else take what is fastest this time."""
+        torch.backends.cudnn.deterministic = self.deterministic
+        torch.backends.cudnn.benchmark = not self.deterministic
+        if self.deterministic:  # read when the first matrix product is made
+            os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 
 
 @cache  # once per sweep, not once per step: it reads /proc/cpuinfo
 def resolve_precision(wanted: str, device: torch.device) -> str:
     """Resolve "auto" to "bf16" where `device` computes in it, else "fp32"."""
-    if check_choice("precision", wanted, PRECISIONS) != "auto":
+    check_choice("precision", wanted, PRECISIONS)
+    able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if wanted == "tf32" and not able:
+        raise UserError(f"precision=tf32 needs a GPU that has it; on {device.type} try precision=fp32", "precision")
+    if wanted != "auto":
         return wanted
     if device.type == "mps":
         return "fp32"
     if device.type == "cuda":
-        return "bf16" if torch.cuda.get_device_capability(device) >= (8, 0) else "fp32"
+        return "bf16" if able else "fp32"
     return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
 
 

@@ -161,6 +161,7 @@ def _context(step: Step, images: data.Data, env: Env, recorder: RunRecorder) -> 
         parent=parent,
         inputs=Inputs({role: partial(_checkpoint, step, ref, env.runs) for role, ref in step.inputs.items()}),
         hooks=recorder,
+        cuda_graph=env.cuda_graph,
     )
 
 

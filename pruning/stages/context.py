@@ -48,11 +48,12 @@ class Context:
     num_classes: int
     data: Data
     seed: int
-    precision: str  # "fp32" or "bf16"
+    precision: str  # "fp32", "bf16" or "tf32"
     parent: Checkpoint | None = None
     inputs: Mapping[str, Checkpoint] = field(default_factory=Inputs)
     hooks: TrainingHooks = field(default_factory=TrainingHooks)
     purpose: str = "training"  # the name of its random streams
+    cuda_graph: bool | None = None  # as `fit` takes it
 
     @property
     def start(self) -> Checkpoint:
@@ -90,6 +91,7 @@ class Context:
             loss=loss,
             first_epoch=first_epoch,
             updates=updates,
+            cuda_graph=self.cuda_graph,
         )
         return self.checkpoint(model, mask)
 

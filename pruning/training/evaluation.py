@@ -10,7 +10,13 @@ from pruning.data import Data, Split, eval_batches
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Return the context in which convolutions and matrix products are computed in `precision`."""
+    """Return the context in which convolutions and matrix products are computed in `precision`.
+
+    On a GPU it also decides, for the whole process from now on, whether float32 products may be rounded to TF32: only
+    if `precision` is "tf32". Torch would allow it in convolutions.
+    """
+    if device.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

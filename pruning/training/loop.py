@@ -8,7 +8,6 @@ the device.
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,10 +17,11 @@ from pruning import masks, rng
 from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
 from pruning.training.evaluation import autocast, exact, measure
+from pruning.training.graphs import PAYS, Graphs, StepFunction
 from pruning.training.hooks import ResumeState, StateError, TrainingHooks
-from pruning.training.optimizers import forget, optimizer_for, set_momentum, step_of
+from pruning.training.optimizers import forget, optimizer_for, step_of
+from pruning.training.rates import Rates
 from pruning.training.recipe import TrainRecipe
-from pruning.training.schedules import cycled_momentum, learning_rate, progress_at
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(images N x 3 x H x W, the logits N x C that the network gives them, labels N) -> what to minimise, a scalar."""
@@ -40,20 +40,23 @@ def fit(
     loss: Loss | None = None,
     first_epoch: int = 0,
     updates: masks.Updates | None = None,
+    cuda_graph: bool | None = None,
 ) -> masks.Mask:
     """Train `model` in place on `data.train`, on the device of the data; return the mask that it ends with.
 
     It takes `recipe.epochs`, or what is left of them after `hooks.state()`; those before `first_epoch` are left out, as
     if they had been made elsewhere: rates and data are those of the epochs that follow. The weights that `mask` prunes
     are exactly zero after every step. `seed` and `purpose` (a name, like that of a stage) decide order, augmentation
-    and, through torch's own random state, what layers such as dropout draw; `precision` is "fp32" or "bf16".
+    and, through torch's own random state, what layers such as dropout draw; `precision` is "fp32", "bf16" or "tf32".
     `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
     The mask stays what it is unless `updates` change it; a step that changes it does not move the weights that stay.
+    With `cuda_graph` the steps on a GPU are replays of a recorded one (None: where that pays), to the same bits.
     Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
     with StateError if `hooks.state()` is of another training.
     """
     hooks = hooks or TrainingHooks()
     loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks, loss, first_epoch, updates)
+    loop.record(cuda_graph)
     while loop.epoch < loop.epochs:
         loop.run_epoch()
     return {name: keep.cpu() for name, keep in loop.mask.items()}
@@ -81,19 +84,26 @@ class TrainingLoop:
         self.loss, self.updates = loss or self.cross_entropy, updates
         self.optimizer = optimizer_for(recipe.optimizer, model, recipe.of_optimizer())
         self.update = step_of(self.optimizer)
-        self.shape: dict[str, Any] = {"schedule": recipe.schedule, "warmup": recipe.warmup, "start": recipe.start}
-        self.shape |= recipe.arguments("schedule")
+        self.on_device: StepFunction = self.compute
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.first, self.epochs = first_epoch, recipe.epochs - first_epoch
         self.epoch, self.batch = 0, 0  # the next step to make, counted from the first epoch
         self.seconds = 0.0  # spent on this epoch so far
         self.sums = torch.zeros(2, dtype=exact(device), device=device)  # of this epoch: losses, right answers
+        self.rates = Rates(recipe, self.optimizer, self.steps, device)
         self.put_on(mask)
         hooks.length(self.epochs)
         if state := hooks.state():
             self.restore(state)
             if self.epoch and not self.batch:
                 hooks.after(self.epoch, self.model)
+
+    def record(self, wanted: bool | None) -> None:
+        """Make the steps by replay of a recorded one if `wanted`; None: if there are enough for that to pay."""
+        able = self.rates.on_device is not None and not self.updates and not self.recipe.cycle
+        left = (self.epochs - self.epoch) * self.steps
+        if able and (wanted or (wanted is None and left >= PAYS)):
+            self.on_device = Graphs(self.compute, self.data.device, self.hooks.note, must=bool(wanted))
 
     def put_on(self, mask: masks.Mask) -> None:
         """Train on under `mask`, from wherever it lies; what it prunes is zero at once."""
@@ -121,7 +131,7 @@ class TrainingLoop:
     def save(self) -> None:
         place: ResumeState = {"mask": self.mask} if self.updates else {}
         place |= {"epoch": self.epoch, "batch": self.batch, "seconds": self.seconds, "sums": self.sums.cpu()}
-        self.hooks.save(place | {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()})
+        self.hooks.save(place | {"model": self.model.state_dict(), "optimizer": self.rates.state_dict()})
 
     def run_epoch(self) -> None:
         """Make the steps that are left of this epoch, check and report it, save."""
@@ -152,13 +162,12 @@ class TrainingLoop:
 
     def step(self, images: Tensor, labels: Tensor) -> None:
         """Make one optimizer step; pruned weights are zero after it."""
-        progress = self.progress(self.batch)
-        rate = learning_rate(progress, self.recipe.lr, **self.shape)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-            if self.recipe.cycle:
-                high, low = self.recipe.cycle
-                set_momentum(group, cycled_momentum(progress, high, low, self.recipe.warmup))
+        self.rates.put(self.step_of_training(self.batch))
+        self.on_device(images, labels)
+        self.hooks.batch(len(labels))
+
+    def compute(self, images: Tensor, labels: Tensor) -> None:
+        """Do what the device does in a step."""
         with autocast(images.device, self.precision):
             logits = self.model(images)
             loss = self.loss(images, logits, labels)
@@ -170,27 +179,25 @@ class TrainingLoop:
         right = (logits.detach().argmax(1) == labels).sum()
         kind = self.sums.dtype
         self.sums += torch.stack([loss.detach().to(kind) * len(labels), right.to(kind)])
-        self.hooks.batch(len(labels))
 
     def cross_entropy(self, _images: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, label_smoothing=self.recipe.label_smoothing)
 
     def change_mask(self, updates: masks.Updates) -> bool:
         """Put on the mask that is due after this step's gradients; return whether there is another one."""
-        step = (self.first + self.epoch) * self.steps + self.batch
+        step = self.step_of_training(self.batch)
         if (mask := updates(step, self.recipe.epochs * self.steps, self.model, self.mask)) is None:
             return False
         forget(self.optimizer, self.model, self.mask)
         self.put_on(mask)
         return True
 
-    def progress(self, batch: int) -> float:
-        """Return where the schedule is, in [0, 1], at the step with that batch of this epoch."""
-        step = (self.first + self.epoch) * self.steps + batch
-        return progress_at(step, self.recipe.epochs * self.steps, self.recipe.schedule, self.recipe.warmup)
+    def step_of_training(self, batch: int) -> int:
+        """Return the number of the step with that batch of this epoch, counted from the recipe's first epoch."""
+        return (self.first + self.epoch) * self.steps + batch
 
     def report(self, train_loss: float, train_top1: float) -> None:
-        rate = learning_rate(self.progress(self.batch - 1), self.recipe.lr, **self.shape)  # of the last step
+        rate = self.rates.rate(self.step_of_training(self.batch - 1))  # of the last step
         row = {"epoch": self.epoch + 1, "lr": rate}
         row |= {"train_loss": train_loss, "train_top1": train_top1}
         row |= {"images_per_second": len(self.data.train) / self.seconds, "seconds": self.seconds}

@@ -9,29 +9,40 @@ settings of training.
 """
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-Parameters = Iterable[nn.Parameter]
+Parameters = Sequence[nn.Parameter]
+
+
+def at_once(parameters: Parameters, **recorded: bool) -> dict[str, bool]:
+    """Return the arguments for updates of all parameters together.
+
+    On a GPU in kernels that read the rate there, with what else `recorded` says that a CUDA graph needs.
+    """
+    return {"fused": True, **recorded} if parameters and parameters[0].is_cuda else {"foreach": True}
 
 
 def sgd(parameters: Parameters, *, lr: float, weight_decay: float, momentum: float, nesterov: bool) -> Optimizer:
     """Stochastic gradient descent with momentum; weight decay is added to the gradient."""
-    return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, foreach=True)
+    how = at_once(parameters)
+    return SGD(parameters, lr=lr, weight_decay=weight_decay, momentum=momentum, nesterov=nesterov, **how)
 
 
 def adam(parameters: Parameters, *, lr: float, weight_decay: float, betas: tuple[float, ...]) -> Optimizer:
     """Adam (Kingma and Ba 2014, arXiv 1412.6980); weight decay is added to the gradient."""
-    return Adam(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), foreach=True)
+    how = at_once(parameters, capturable=True)
+    return Adam(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), **how)
 
 
 def adamw(parameters: Parameters, *, lr: float, weight_decay: float, betas: tuple[float, ...]) -> Optimizer:
     """Adam with decoupled weight decay (Loshchilov and Hutter 2017, arXiv 1711.05101)."""
-    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), foreach=True)
+    how = at_once(parameters, capturable=True)
+    return AdamW(parameters, lr=lr, weight_decay=weight_decay, betas=(betas[0], betas[1]), **how)
 
 
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"sgd": sgd, "adam": adam, "adamw": adamw}
@@ -42,7 +53,12 @@ def optimizer_for(name: str, model: nn.Module, settings: dict[str, Any]) -> Opti
     for method in (Optimizer.add_param_group, Optimizer.zero_grad, Optimizer.state_dict, Optimizer.load_state_dict):
         plain = inspect.unwrap(method)
         plain.__dynamo_disable = plain  # torch caches the wrapped method here
-    return OPTIMIZERS[name](model.parameters(), **settings)
+    return OPTIMIZERS[name](list(model.parameters()), **settings)
+
+
+def reads_rate_from_device(optimizer: Optimizer) -> bool:
+    """Return whether the rate may lie on the device, where a recorded step finds the present one."""
+    return all(group.get("fused") or group.get("capturable") for group in optimizer.param_groups)
 
 
 def set_momentum(group: dict[str, Any], momentum: float) -> None:
