@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -31,7 +32,8 @@ def test_it_goes_to_plain_values_and_back_in_another_directory(tmp_path: Path, m
     plain = json.loads(json.dumps(made.to_json()))
     monkeypatch.chdir("/")
     assert Env.from_config(plain) == Env(runs=tmp_path / "a", data=tmp_path / "b", device="cpu", threads=2, wandb=wandb)
-    assert set(plain) == {"runs", "data", "device", "threads", "imports", "snapshots", "resident_gb", "logits", "wandb"}
+    here = {"runs", "data", "imports", "snapshots", "resident_gb", "logits", "wandb"}
+    assert set(plain) == {*here, "device", "threads", "deterministic", "cuda_graph"}
     assert "options" not in plain["wandb"]
     assert Env.from_config({"runs": "~/x"}).runs == Path("~/x").expanduser()
 
@@ -79,9 +81,11 @@ def test_auto_is_bf16_where_the_device_computes_in_it(gpus: dict[str, Any], monk
 
 def test_a_wrong_precision_is_refused() -> None:
     assert Env(device="cpu").precision("auto") == env.resolve_precision("auto", torch.device("cpu"))
-    with pytest.raises(UserError, match=r"^precision must be one of auto, bf16, fp32, got 'fp16'") as caught:
+    with pytest.raises(UserError, match=r"^precision must be one of auto, bf16, fp32, tf32, got 'fp16'") as caught:
         Env(device="cpu").precision("fp16")
     assert caught.value.parameter == "precision"
+    with pytest.raises(UserError, match=r"^precision=tf32 needs a GPU that has it; on cpu try precision=fp32$"):
+        Env(device="cpu").precision("tf32")
 
 
 def test_the_processor_is_read_from_the_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +114,12 @@ def test_extensions_are_imported_by_name(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_process_is_prepared(monkeypatch: pytest.MonkeyPatch) -> None:
     set_to: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", set_to.append)
-    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
-    Env(threads=3).prepare()
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    cudnn = torch.backends.cudnn
+    for name in ("benchmark", "deterministic"):
+        monkeypatch.setattr(cudnn, name, getattr(cudnn, name))
+    Env(threads=3, deterministic=False).prepare()
+    assert (cudnn.benchmark, cudnn.deterministic, os.environ.get("CUBLAS_WORKSPACE_CONFIG")) == (True, False, None)
     Env().prepare()
-    assert (set_to, torch.backends.cudnn.benchmark) == ([3], True)  # null leaves torch's own number
+    assert (cudnn.benchmark, cudnn.deterministic, os.environ["CUBLAS_WORKSPACE_CONFIG"]) == (False, True, ":4096:8")
+    assert set_to == [3]  # null leaves torch's own number

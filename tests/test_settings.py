@@ -64,7 +64,7 @@ def refusal(kind: type[Settings], node: Any, name: str) -> str:
             "step",
             "must be one of constant, cosine, linear, one_cycle, steps, got 'step'; did you mean steps?",
         ),
-        ("train.precision", "fp16", "must be one of auto, bf16, fp32, got 'fp16'; did you mean bf16?"),
+        ("train.precision", "fp16", "must be one of auto, bf16, fp32, tf32, got 'fp16'; did you mean bf16?"),
         ("train.warmup", 15, "must be in [0, 1), got 15; did you mean 0.15?"),
         ("train.start", -1, "must be >= 0, got -1"),
         ("train.end", -1, "must be >= 0, got -1"),

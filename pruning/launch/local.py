@@ -17,8 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pruning.env import Env
 from pruning.errors import Interrupted
+from pruning.launch.machine import divide, hint
 from pruning.launch.scheduler import Outcome, Resources, Scheduler
 from pruning.pipeline import forecast, redo
 from pruning.pipeline.sweep import Sweep
@@ -55,6 +55,7 @@ def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None]
     redo.announce(sweep.redo, sweep.steps, sweep.env.runs)
     sweep.record()
     print("\n".join(forecast.totals(sweep)), flush=True)
+    print(hint(resources), end="", flush=True)
     began, live = time.monotonic(), LiveStatus(sweep)
     try:
         scheduler = run(sweep, resources, live.refresh)
@@ -70,26 +71,6 @@ def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None]
         raise Interrupted
 
 
-def divide(env: Env, per_device: int = 1, workers: int | None = None) -> list[Resources]:
-    """Divide this machine: `per_device` workers per GPU; or `workers` on the cores, by default one per `env.threads`.
-
-    On two cores two pinned workers with one thread each do 1.2 times the work of one with two threads; unpinned ones
-    with two threads each 0.45 times.
-    """
-    import torch
-
-    if env.device != "cpu" and torch.cuda.is_available():
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        gpus = visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
-        if ":" in env.device:
-            gpus = [gpus[int(env.device.partition(":")[2])]]
-        return [Resources(gpu=gpu) for gpu in gpus for _ in range(per_device)]
-    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
-    count = max(1, min(workers or len(cores) // (env.threads or 1), len(cores)))
-    share = len(cores) // count
-    return [Resources(cores=tuple(cores[i * share : (i + 1) * share])) for i in range(count)]
-
-
 class Feeder(threading.Thread):
     """Feeds one worker process from the scheduler; starts another one when it dies."""
 
@@ -100,7 +81,7 @@ class Feeder(threading.Thread):
 
     def launch(self) -> subprocess.Popen[str]:
         env = self.scheduler.sweep.env
-        threads = env.threads or (len(self.resources.cores) or None)
+        threads = env.threads or max(1, len(self.resources.cores))
         device = "cpu" if self.resources.gpu is None else "cuda"
         arguments = [
             json.dumps(replace(env, threads=threads, device=device).to_json()),
@@ -110,8 +91,7 @@ class Feeder(threading.Thread):
         variables = dict(os.environ) | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
         if self.resources.gpu is not None:
             variables["CUDA_VISIBLE_DEVICES"] = self.resources.gpu
-        elif threads:
-            variables["OMP_NUM_THREADS"] = str(threads)
+        variables["OMP_NUM_THREADS"] = str(threads)
         return subprocess.Popen(
             [sys.executable, "-m", "pruning.launch.worker", *arguments],
             stdin=subprocess.PIPE,

@@ -2,9 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING
+from pathlib import Path
 from typing import Any
 
+from pruning.data import DATASETS
 from pruning.errors import UserError
+from pruning.runs import Run
 from pruning.settings.settings import own_fields
 from pruning.stages import STAGES
 from pruning.summary.cells import Cell, Entry, cells, filled, plain
@@ -54,10 +57,24 @@ def grouped(entries: Sequence[Entry], by: str | None) -> list[Cell]:
     return found
 
 
+def places(run: Run) -> dict[str, Any]:
+    """Return where the run's images, and the source of its network, were found, as on the command line."""
+    if (step := run.step()) is None:
+        return {}
+    found: dict[str, Any] = {}
+    if step.root is not None:
+        found[f"dataset.{DATASETS[step.dataset['name']].place}"] = step.root
+    if step.arch_place and Path(step.arch_place).suffix == ".py":
+        found["arch.file"] = step.arch_place
+    return found
+
+
 def overrides(cell: Cell, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return what to give on the command line for this cell, beside what `config` has already."""
-    whole = filled(cell.first, defaults())
-    found: dict[str, Any] = {key: whole[key] for key in ("dataset", "arch", "stage", "resume") if key in whole}
+    whole = filled(cell.first, defaults()) | places(cell.first.run)
+    elsewhere = "arch._target_" in whole  # its name may be no choice of conf/arch
+    found: dict[str, Any] = {"dataset": whole["dataset"], "arch.name" if elsewhere else "arch": whole["arch"]}
+    found |= {key: whole[key] for key in ("stage", "resume") if key in whole}
     for key in (key for key in whole if "." in key):
         stage, _, name = key.partition(".")
         value = list(whole[key]) if isinstance(whole[key], tuple) else whole[key]

@@ -1,5 +1,6 @@
 """A network from a file outside the project, and torchvision's: every way through which ours go."""
 
+import shlex
 import shutil
 import signal
 from functools import partial
@@ -69,6 +70,19 @@ def test_the_same_again_is_reused_and_another_argument_is_another_network(
     assert (other.returncode, other.stderr) == (0, "")
     assert any(run.path.name.startswith("train-image_folder-wider-") for run in every(command.runs))
     assert len({*every(command.runs)}) == len({*every(undisturbed)}) + 1
+
+
+def test_the_command_that_a_report_gives_makes_more_of_the_same(undisturbed: Path, command: Command) -> None:
+    shutil.copytree(undisturbed, command.runs)
+    said = command("stage=report").stdout
+    (line,) = [
+        line for line in said.splitlines() if line.strip().startswith("python main.py") and "stage=finetune" in line
+    ]
+    *words, seeds = shlex.split(line)[3:]
+    assert seeds == "seed=1,2"
+    again = command("-m", *words, "seed=0", "hydra.launcher.workers=1")
+    assert again.returncode == 0, again.stderr
+    assert len({*every(command.runs)}) == len({*every(undisturbed)})
 
 
 @slow

@@ -14,7 +14,8 @@ import torch
 
 from pruning.env import Env
 from pruning.launch import local
-from pruning.launch.local import Feeder, divide
+from pruning.launch.local import Feeder
+from pruning.launch.machine import divide, hint
 from pruning.launch.scheduler import Outcome, Resources, Scheduler
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, claims, every
@@ -250,15 +251,15 @@ def sweep(runs: Path) -> Sweep:
 def test_a_worker_on_a_gpu_sees_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,7")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    with Feeder(Scheduler(sweep(tmp_path)), Resources(gpu="7")).launch() as started:
+    with Feeder(Scheduler(sweep(tmp_path)), Resources(gpu="7", cores=(0, 1))).launch() as started:
         process = psutil.Process(started.pid)
         until(lambda: WORKER in process.cmdline())
         variables, command = process.environ(), process.cmdline()
         started.kill()
     assert variables["CUDA_VISIBLE_DEVICES"] == "7"
-    assert "OMP_NUM_THREADS" not in variables
+    assert variables["OMP_NUM_THREADS"] == "2"
     env = Env.from_config(json.loads(command[command.index(WORKER) + 1]))
-    assert (env.device, env.threads, env.runs) == ("cuda", None, tmp_path)
+    assert (env.device, env.threads, env.runs) == ("cuda", 2, tmp_path)
 
 
 def test_a_worker_answers_whatever_becomes_of_a_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,15 +342,28 @@ def test_cores_are_divided(
 @pytest.mark.parametrize(
     ("visible", "device", "per_device", "expected"),
     [
-        ("", "auto", 1, ["0", "1", "2"]),
-        ("", "cuda", 2, ["0", "0", "1", "1", "2", "2"]),
-        ("4,6,7", "cuda:1", 2, ["6", "6"]),
-        ("GPU-a,MIG-b", "auto", 1, ["GPU-a", "MIG-b"]),
+        ("", "auto", 1, [("0", ()), ("1", ()), ("2", ())]),
+        ("", "cuda", 2, [("0", ()), ("0", ()), ("1", ()), ("1", ()), ("2", ()), ("2", ())]),
+        ("4,6,7", "cuda:1", 2, [("6", (0,)), ("6", (1,))]),
+        ("4,6,7", "cuda:2", 1, [("7", (0, 1))]),
+        ("GPU-a,MIG-b", "auto", 1, [("GPU-a", (0,)), ("MIG-b", (1,))]),
     ],
 )
 def test_gpus_are_divided_unless_the_cores_are_asked_for(
-    monkeypatch: pytest.MonkeyPatch, visible: str, device: str, per_device: int, expected: list[str]
+    monkeypatch: pytest.MonkeyPatch, visible: str, device: str, per_device: int, expected: list[Any]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     found = [divided(monkeypatch, {0, 1}, Env(device=d), 3, per_device=per_device) for d in (device, "cpu")]
-    assert found == [[Resources(gpu=gpu) for gpu in expected], [Resources(cores=(0,)), Resources(cores=(1,))]]
+    assert found == [[Resources(*each) for each in expected], [Resources(cores=(0,)), Resources(cores=(1,))]]
+
+
+def test_workers_that_share_a_gpu_are_told_what_it_takes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_MPS_PIPE_DIRECTORY", str(tmp_path))
+    two = [Resources("0", (0,)), Resources("0", (1,)), Resources("1", (2,))]
+    assert hint(two) == (
+        "2 workers to a GPU, but its multi-process service does not run: they take turns, which gains nothing; "
+        "`nvidia-cuda-mps-control -d` starts it\n"
+    )
+    assert hint(two[1:]) == hint([Resources(cores=(0,)), Resources(cores=(1,))]) == ""
+    (tmp_path / "control").touch()
+    assert hint(two) == ""
