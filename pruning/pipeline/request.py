@@ -130,7 +130,7 @@ class Request:
             dataset=self.dataset,
             arch=archs.spec_of(self.arch),
             seed=self.seed,
-            precision=self.precision(recipe, after),
+            precision=self.precision(stage, recipe, after),
             parent=parent,
             inputs={role: ref for role, (ref, _) in given.items()},
             code=code_of(stage, recipe, self.dataset["name"], self.arch),
@@ -160,13 +160,14 @@ class Request:
             return self.origin.ref, self.origin.sparsity, {self.origin.ref: str(self.origin.file)}
         return None, None, {}
 
-    def precision(self, recipe: Settings, after: Step | None) -> str:
+    def precision(self, stage: str, recipe: Settings, after: Step | None) -> str:
         """Return what the recipe asks for; a stage that trains nothing computes as its parent did."""
         wanted = getattr(recipe, "precision", None)
         if wanted is None and after:
             return after.precision
         of_nodes = (node["precision"] for node in self.nodes.values() if "precision" in node)
-        return self.resolve(wanted or next(of_nodes, "auto"))
+        with naming(stage if wanted else ""):
+            return self.resolve(wanted or next(of_nodes, "auto"))
 
     def named(self, role: str, source: Step | Ref | Origin) -> tuple[Ref, str]:
         """Return the reference of an input, and where that is found."""

@@ -60,7 +60,7 @@ class Graphs:
         self.waits = WAITS in said
         if self.waits and self.must:
             text = "env.cuda_graph=true: a step of this network waits for the device, and cannot be recorded"
-            raise UserError(f"{text}; try env.cuda_graph=false", "env.cuda_graph")
+            raise UserError(f"{text}; try env.cuda_graph=false")
         if self.waits:
             self.note("each step waits for the device, so it is not recorded as a CUDA graph: slower, to the same bits")
 
@@ -83,7 +83,7 @@ class Graphs:
         except RuntimeError as error:
             said = " ".join(str(error).split())[:160]
             text = f"a step of this network cannot be recorded as a CUDA graph ({said}); try env.cuda_graph=false"
-            raise UserError(text, "env.cuda_graph") from error
+            raise UserError(text) from error
         return graph, images, labels
 
 
