@@ -121,11 +121,17 @@ def ours(
     return pass_
 
 
-def loops(arch: str, images: Images, labels: list[int], options: argparse.Namespace) -> dict[str, Round]:
+def random_data(noise: np.random.Generator, count: int, device: torch.device) -> Data:
+    """Return so many random images of ten classes, to train and to test on."""
+    pixels = torch.from_numpy(noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
+    split = Split(pixels, torch.from_numpy(noise.integers(0, 10, count))).to(device)
+    return Data(split, None, split, tuple("0123456789"), MEAN, STD, pad=4, flip=True)
+
+
+def loops(arch: str, data: Data, options: argparse.Namespace) -> dict[str, Round]:
     """Return a pass of each loop, by its name."""
-    device = Env().torch_device()
-    split = Split(torch.from_numpy(images), torch.tensor(labels)).to(device)
-    data = Data(split, None, split, tuple("0123456789"), MEAN, STD, pad=4, flip=True)
+    images, labels = data.train.images.cpu().numpy(), data.train.labels.tolist()
+    device = data.device
     found: dict[str, Callable[[], Round]] = {
         "usual": lambda: usual(arch, images, labels, options.batch, device, options.workers),
         "ours": lambda: ours(arch, data, options.batch),
@@ -171,11 +177,10 @@ def main() -> None:
     print(f"{about}, batch {options.batch}, torch {torch.__version__}, load {os.getloadavg()[0]:.1f}\n")
     print(f"images/s, ratio to {options.loop[0]} (lowest to highest of {options.rounds} rounds)\n")
     print(" | ".join(["", "", *options.loop, ""]).strip(), "|---" * (len(options.loop) + 1) + "|", sep="\n")
-    noise, count = np.random.default_rng(0), options.batch * options.steps
-    images = noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
-    labels = noise.integers(0, 10, count).tolist()
+    count = options.batch * options.steps
+    data = random_data(np.random.default_rng(0), count, Env().torch_device())
     for arch in options.arch:
-        passes = loops(arch, images, labels, options)
+        passes = loops(arch, data, options)
         for each in [*passes.values()] * 2:  # warm-up
             seconds(each)
         rounds = [[seconds(each) for each in passes.values()] for _ in range(options.rounds)]
