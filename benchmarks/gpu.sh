@@ -38,8 +38,8 @@ part() {  # part SECONDS TITLE COMMAND...: what fails, or takes longer, costs it
 }
 
 run() {
-    local wheels=$1 photographs=${2:-} work
-    work=$(mktemp -d)
+    local wheels=$1 photographs=${2:-}
+    work=$(mktemp -d)  # not local: the trap reads it
     trap 'rm -rf "$work"' EXIT
     python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target "$work/site" "$wheels"/*.whl
     export PYTHONPATH=$work/site:$PWD PYTHONUNBUFFERED=1

@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "resnet110", "preresnet110", "vgg16"])
     gpu = ["launched", "fastest"] if torch.cuda.is_available() else []
     parser.add_argument("--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", *gpu])
-    for name, value in (("batch", 128), ("rounds", 5), ("steps", 100 if gpu else 4), ("workers", 2)):
+    for name, value in (("batch", 128), ("rounds", 5), ("steps", 50 if gpu else 4), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
     Env().prepare()
