@@ -49,6 +49,7 @@ class RunRecorder(TrainingHooks):
     metrics: BinaryIO | None = None
     data: Data | None = None
     epochs: int = 0  # that the training makes in all
+    images: int = 0  # that it has seen, over all attempts
 
     def begin(self, machine: dict[str, Any]) -> None:
         """Read what an earlier attempt has saved, and write down that this one has begun, on `machine`."""
@@ -78,7 +79,8 @@ class RunRecorder(TrainingHooks):
         """Show the step, which looks at `data`, and have it tracked."""
         step, images = self.step, len(data.train)
         self.data, self.epochs = data, step.epochs
-        self.reporter.begin(step.name, step.epochs * images, len(self.rows) * images)
+        self.images = max(self.images, len(self.rows) * images)
+        self.reporter.begin(step.name, step.epochs * images, self.images)
         home = env.runs / ".wandb"
         self.tracker = tracking.tracker(asdict(env.wandb), about(step, env.runs), self.rows, home, self.reporter.note)
 
@@ -89,6 +91,7 @@ class RunRecorder(TrainingHooks):
             self.saved = torch.load(content, map_location="cpu", weights_only=True)
             if self.saved is not None:
                 self.earlier, self.rows = float(self.saved["elapsed"]), list(self.saved["rows"])
+                self.images = int(self.saved.get("images", 0))
                 if [row["epoch"] for row in self.rows] != list(range(1, self.saved["epoch"] + 1)):
                     raise ValueError("epochs are missing")
         except FileNotFoundError:
@@ -124,7 +127,7 @@ class RunRecorder(TrainingHooks):
 
     def save(self, state: ResumeState) -> None:
         packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
-        torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows}, packed)
+        torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows, "images": self.images}, packed)
         write_whole(self.run.resume, packed.getbuffer(), self.claim.check)
         if self.unsent:  # only what a resumed run will not send again
             self.tracker.row(self.unsent)
@@ -159,6 +162,7 @@ class RunRecorder(TrainingHooks):
         self.reporter.note(f"{self.step.name}: {text}")
 
     def batch(self, images: int) -> None:
+        self.images += images
         self.reporter.batch(images)
 
     def stopping(self) -> bool:
