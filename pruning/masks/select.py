@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,22 +116,49 @@ def _checked(scores: Scores, weights: Mapping[str, Tensor]) -> Scores:
 
 
 def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:
-    if score.isnan().any():
+    if score.numel() and score.amin().isnan():  # which nan takes over
         raise UserError(f"the scores of {name} contain nan: the weights or the gradients have diverged")
     return previous[name] if name in previous else torch.ones_like(score, dtype=torch.bool)
 
 
 def drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
     """Return a copy of `alive` (N,) in which `pruned` entries are False: the lowest alive scores have gone too."""
-    keep = alive.clone()
-    drop = pruned - int((~alive).sum())
-    if drop < 0 or pruned > len(alive):
-        raise ValueError(f"a scope asks for {pruned} pruned of {len(alive)} weights, {pruned - drop} are already")
-    if drop:
-        candidates = scores[alive]
-        threshold = candidates.kthvalue(drop).values  # selection, not sorting: ten times faster on VGG
-        gone = candidates < threshold
-        ties = (candidates == threshold).nonzero().flatten()
-        gone[ties[len(ties) - (drop - int(gone.sum())) :]] = True
-        keep[alive.nonzero().flatten()[gone]] = False
+    dead = len(alive) - int(alive.count_nonzero())
+    if not dead <= pruned <= len(alive):
+        raise ValueError(f"a scope asks for {pruned} pruned of {len(alive)} weights, {dead} are already")
+    if pruned == dead:
+        return alive.clone()
+    threshold = kth_smallest(scores[alive] if dead else scores, pruned - dead)
+    keep = scores > threshold
+    if dead:
+        keep &= alive
+    if room := len(keep) - pruned - int(keep.count_nonzero()):
+        keep[positions((scores == threshold) & alive)[:room]] = True
     return keep
+
+
+SAMPLE, DEVIATIONS = 1 << 15, 4
+
+
+def kth_smallest(values: Tensor, k: int) -> Tensor:
+    """Return the k-th smallest of the values (N,), counted from 1, exactly.
+
+    A sample says between which two values it lies, but for one time in thousands, and the few between them are searched
+    (Floyd and Rivest 1975, doi 10.1145/360680.360691).
+    """
+    if len(values) > 4 * SAMPLE:
+        sample = values[:: len(values) // SAMPLE].sort().values
+        at, off = k * len(sample) // len(values), round(DEVIATIONS * len(sample) ** 0.5 / 2)
+        low, high = sample[max(at - off, 0)], sample[min(at + off, len(sample) - 1)]
+        among = values >= low
+        below = len(values) - int(among.count_nonzero())
+        among &= values <= high
+        between = values[positions(among)]
+        if below < k <= below + len(between):
+            return between.kthvalue(k - below).values
+    return values.kthvalue(k).values
+
+
+def positions(wanted: Tensor) -> Tensor:
+    """Return where `wanted` (N,) is true; NumPy passes over what is false nine times as fast as torch."""
+    return torch.from_numpy(np.flatnonzero(wanted.numpy())) if wanted.device.type == "cpu" else wanted.nonzero()[:, 0]

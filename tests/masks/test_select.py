@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pruning import archs, masks
 from pruning.errors import UserError
 from pruning.masks import SCOPES, Criterion, Mask, Scores, Scoring, keep_top, sparsities
+from pruning.masks.select import SAMPLE, kth_smallest
 from tests import reference
 from tests.helpers import equal
 
@@ -227,3 +228,25 @@ def test_where_nothing_goes_no_criterion_is_asked() -> None:
     again = masks.prune(network, 0.5, Criterion(broken), previous=half)
     assert list(first) == list(half) == list(again)
     assert all(torch.equal(again[name], half[name]) for name in half)
+
+
+@pytest.mark.parametrize("case", ["random", "sorted", "reversed", "few values", "one value", "periodic", "infinite"])
+def test_of_many_the_kth_is_found_by_a_sample_whatever_it_says(case: str) -> None:
+    n, draw = 5 * SAMPLE + 77, torch.Generator().manual_seed(0)
+    values = torch.randn(n, generator=draw)
+    made = {
+        "random": values,
+        "sorted": values.sort().values,
+        "reversed": values.sort(descending=True).values,
+        "few values": values.round(),
+        "one value": torch.zeros(n),
+        "periodic": torch.where(torch.arange(n) % (n // SAMPLE) == 0, 1000.0 + values, values),  # the sample sees 1000
+        "infinite": torch.where(values > 0, torch.inf, -torch.inf),
+    }[case]
+    whole = made.sort().values
+    for k in (1, 2, n // 3, n // 2, n - 1, n):
+        assert kth_smallest(made, k) == whole[k - 1], k
+    lowest = n - 1 - made.flip(0).argsort(stable=True)[: n // 2]  # of equal ones the last first
+    expected = torch.ones(n, dtype=torch.bool)
+    expected[lowest] = False
+    assert torch.equal(keep_top({"a": made}, (n // 2) / n)["a"], expected)
