@@ -15,7 +15,7 @@ from hydra_plugins.pruning_hydra.compose import check_groups, opened, with_datas
 from hydra_plugins.pruning_hydra.help import show
 from hydra_plugins.pruning_hydra.messages import one_line
 from pruning import commands
-from pruning.tracking import forgive
+from pruning.tracking import forgive, load_torch
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -23,6 +23,7 @@ def main(composed: DictConfig) -> None:
     """Make what the composed config asks for, here or through its launcher, or run a command that looks."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
+        load_torch()
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
         if command := commands.find(config):
             command(config, commands.Ways(make if launcher.single_in_process else None, with_dataset))
@@ -35,10 +36,7 @@ def main(composed: DictConfig) -> None:
 
 def make(config: dict[str, Any]) -> None:
     """Make the result that `config` asks for, in this process."""
-    from pruning import tracking
-
-    with tracking.meanwhile("loading torch"):  # seconds
-        from pruning import report
+    from pruning import report, tracking
     from pruning.env import Env
     from pruning.errors import Interrupted
     from pruning.execution.execute import run_step

@@ -142,3 +142,26 @@ def test_help_has_the_options_of_a_directory_of_ones_own(tmp_path: Path, capsys:
     for arguments in (["--config-dir", str(tmp_path), "--help"], ["-h", f"--config-dir={tmp_path}"]):
         show(arguments)
         assert re.search(r"^  short +A minute$", capsys.readouterr().out, re.MULTILINE)
+
+
+SEEN = """
+import runpy, sys
+from pruning import tracking
+
+def load_torch():
+    print("torch is there already" if "torch" in sys.modules else "now")
+    sys.exit()
+
+tracking.load_torch = load_torch
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize(
+    "words", ["", "stage=status", "stage=report", "hydra/launcher=plan", "-m seed=0", "-m hydra/launcher=slurm"]
+)
+def test_torch_is_loaded_when_that_is_said_and_not_before(words: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SEEN, str(ROOT / "main.py"), *words.split(), f"env.runs={tmp_path}"]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout == "now\n"

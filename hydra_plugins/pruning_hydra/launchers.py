@@ -10,6 +10,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.compose import configs, with_dataset
+from pruning.tracking import load_torch
 
 # pruning.launch is imported inside the functions: Hydra imports this file to list the plugins, also for --help
 
@@ -26,6 +27,7 @@ class GraphLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        load_torch()
         self.start(configs(self.context, self.config, job_overrides))
         return []  # the results are on the disk
 
@@ -38,10 +40,8 @@ class GraphLauncher(Launcher):
         """Read the settings and every cell before anything runs, then run the sweep."""
 
     def sweep(self, cells: Sequence[dict[str, Any]], resolve: Any = None) -> Any:
-        from pruning.tracking import meanwhile, reporter
-
-        with meanwhile("loading torch"):
-            from pruning.pipeline.sweep import Sweep
+        from pruning.pipeline.sweep import Sweep
+        from pruning.tracking import reporter
 
         return Sweep.from_cells(cells, resolve, reporter().work)
 

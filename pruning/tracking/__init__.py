@@ -1,7 +1,7 @@
 """What a person sees of a run: the terminal, and W&B; the only importers of rich and wandb."""
 
 from pruning.tracking.agent import adopt_agent, answer_agent
-from pruning.tracking.console import Reporter, meanwhile, reporter
+from pruning.tracking.console import Reporter, load_torch, reporter
 from pruning.tracking.group import GroupReport, log_report
 from pruning.tracking.guard import Tracker
 from pruning.tracking.live import LiveTable, live_table
@@ -21,8 +21,8 @@ __all__ = [
     "answer_agent",
     "forgive",
     "live_table",
+    "load_torch",
     "log_report",
-    "meanwhile",
     "reporter",
     "tracker",
 ]

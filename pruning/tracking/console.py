@@ -2,8 +2,7 @@
 
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 from pruning.errors import printable
@@ -11,13 +10,12 @@ from pruning.errors import printable
 WIDE, NARROW = 160, 112  # columns of a terminal: below these names are short, and only the test accuracy is shown
 
 
-@contextmanager
-def meanwhile(text: str) -> Iterator[None]:
-    """Show `text` on a terminal while something is waited for that cannot say how far it is."""
+def load_torch() -> None:
+    """Import torch, which takes seconds, before anything else does, and say so on a terminal."""
     seen = sys.stdout.isatty()
     if seen:
-        print(f"{text} ...", end="\r", flush=True)
-    yield
+        print("loading torch ...", end="\r", flush=True)
+    import_module("torch")
     if seen:
         print("\x1b[2K", end="\r", flush=True)
 
