@@ -33,13 +33,12 @@ COMMANDS = sorted(set().union(*map(commands, PAGES)))
 def test_command(line: str, command: Command, folder: Path, tmp_path: Path) -> None:
     checkpoint = tmp_path / "checkpoint.pth.tar"
     if "resume=" in line:
-        network = archs.build(
-            archs.read({"_target_": "torchvision.models.resnet18"}), 7 if "reset_head" in line else 10
-        )
+        classes = 7 if "reset_head" in line else 3 if "image_folder" in line else 10
+        network = archs.build(archs.read({"_target_": "torchvision.models.resnet18"}), classes)
         weights = (network if "arch=resnet18" in line else archs.build("vgg16", 10)).state_dict()
         torch.save({"state_dict": weights, "epoch": 3}, checkpoint)
     words = ["hydra.mode=MULTIRUN" if word == "-m" else word for word in shlex.split(line)[2:]]
-    words = [word for word in words if not word.startswith("hydra/launcher")]
+    words = [word for word in words if not word.startswith(("hydra/launcher", "hydra.launcher"))]
     words = [f"dataset.root={folder}" if word.startswith("dataset.root=") else word for word in words]
     (tmp_path / "PATH.py").write_text(ODD.read_text() + "\n\nNet = Odd\n")
     words = [f"arch.file={tmp_path}/PATH.py" if word.startswith("arch.file=") else word for word in words]
