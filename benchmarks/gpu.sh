@@ -46,7 +46,8 @@ run() {
     nvidia-smi -L 2> /dev/null || echo "no GPU: a rehearsal"
     part 150 Tests python3 -m pytest -o addopts= -q -n 8 -p no:benchmark -p no:cacheprovider tests/test_cuda.py \
         tests/data/test_batches.py
-    part 100 "Training loops" python3 benchmarks/train_step.py --rounds 2 --arch resnet20 resnet56 vgg16
+    part 100 "Training loops" python3 benchmarks/train_step.py --rounds 2 --workers "$((($(nproc) + 1) / 2))" \
+        --arch resnet20 resnet56 vgg16
     part 60 "Several processes, taking turns" python3 -m benchmarks.sharing
     if command -v nvidia-cuda-mps-control > /dev/null; then
         export CUDA_MPS_PIPE_DIRECTORY=$work CUDA_MPS_LOG_DIRECTORY=$work

@@ -65,18 +65,9 @@ class Hub:
         return hashlib.sha256(ascii([seen, self.image, self.label, *map(len, self.parts)]).encode()).hexdigest()
 
 
-def info(
-    cache: Path,
-    progress: Progress | None = None,
-    *,
-    hub: str | None,
-    subset: str | None = None,
-    image: str | None = None,
-    label: str | None = None,
-    size: int | None = None,
-) -> Info:
-    """Return what is known when all its files have been read once, and none decoded."""
-    found = find(hub, subset, image, label)
+def info(cache: Path, progress: Progress | None = None, *, size: int | None = None, **which: str | None) -> Info:
+    """Return what is known when all its files have been read once, and none decoded; arguments are those of `load`."""
+    found = find(**which)
     digest, shape = fingerprint(found, cache, progress, size)
     count = Counter(found.labels[0])
     return Info(len(found.classes), digest, shape, tuple(count[i] for i in range(len(found.classes))))
@@ -92,8 +83,12 @@ def load(
     label: str | None = None,
     size: int | None = None,
 ) -> Data:
-    """Return the images, decoded once and kept in `cache`; the constants are of the training pixels."""
-    found = find(hub, subset, image, label)
+    """Return the images, decoded once and kept in `cache`; the constants are of the training pixels.
+
+    `hub` is the name on the hub or a directory, `subset` one of its configurations, `image` and `label` columns, `size`
+    the height and width in pixels that images are brought to. UserError if the set cannot be had, or is no such set.
+    """
+    found = find(hub=hub, subset=subset, image=image, label=label)
     digest, shape = fingerprint(found, cache, progress, size)
     names, (train, test) = found.names, found.labels
     kept = cache.expanduser() / "huggingface" / f"{digest}{f'-{size}' if size else ''}.safetensors"
@@ -135,7 +130,7 @@ def fingerprint(found: Hub, cache: Path, progress: Progress | None, size: int | 
 
 
 @lru_cache(maxsize=1)  # planned and loaded in one process
-def find(hub: str | None, subset: str | None, image: str | None, label: str | None) -> Hub:
+def find(hub: str | None = None, subset: str | None = None, image: str | None = None, label: str | None = None) -> Hub:
     """Return the set; a UserError says what is missing."""
     if hub is None:
         raise UserError("hub must be given for huggingface, like uoft-cs/cifar10, or a directory of files", "hub")

@@ -26,6 +26,11 @@ class Dataset:
     load: Callable[..., Data]
     place: str = "root"  # the setting that says where it is, which decides nothing
 
+    @property
+    def key(self) -> str:
+        """What that setting is called in a config and on the command line, after `dataset.`."""
+        return "name" if self.place == "hub" else self.place
+
 
 DATASETS: dict[str, Dataset] = {
     "digits": Dataset(digits.info, digits.load),
@@ -52,9 +57,7 @@ class DatasetSettings(Settings):
     subset: str | None = None  # of a set of huggingface that has several
     image: str | None = None  # the column of its images
     label: str | None = None  # and of its classes
-    size: int | None = setting(
-        None, least=1
-    )  # of an image_folder or of huggingface: height and width that its images are brought to
+    size: int | None = setting(None, least=1)  # height and width that images of a folder or of huggingface get
     val_fraction: float = setting(0.0, least=0, below=1)
     pad: int = setting(0, least=0)
     flip: bool = False

@@ -122,7 +122,10 @@ def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:
 
 
 def drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
-    """Return a copy of `alive` (N,) in which `pruned` entries are False: the lowest alive scores have gone too."""
+    """Return a copy of `alive` (bool, N) in which `pruned` entries are False: the lowest alive scores have gone too.
+
+    ValueError if there are more that are False already, or fewer entries.
+    """
     dead = len(alive) - int(alive.count_nonzero())
     if not dead <= pruned <= len(alive):
         raise ValueError(f"a scope asks for {pruned} pruned of {len(alive)} weights, {dead} are already")
@@ -137,7 +140,7 @@ def drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
     return keep
 
 
-SAMPLE, DEVIATIONS = 1 << 15, 4
+SAMPLE, DEVIATIONS = 1 << 15, 4  # how many, and how far off its quantile may be, in standard deviations
 
 
 def kth_smallest(values: Tensor, k: int) -> Tensor:

@@ -41,11 +41,11 @@ def group(name: str, config: Mapping[str, Any]) -> Mapping[str, Any]:
 def read_dataset(node: Any, env: Env, progress: data.Progress | None) -> tuple[dict[str, Any], str | None, data.Info]:
     """Return what is hashed of the dataset, where it is, and what is known of it."""
     settings = data.DatasetSettings.read(node, "dataset")
-    key = data.DATASETS[settings.name].place
+    key, asked = (dataset := data.DATASETS[settings.name]).place, dataset.key
     if settings.place is not None and (key != "hub" or Path(settings.place).is_dir()):
-        place: dict[str, Any] = {key: str(path_of(f"dataset.{key}", settings.place).resolve())}
+        place: dict[str, Any] = {key: str(path_of(f"dataset.{asked}", settings.place).resolve())}
         settings = replace(settings, **place)
-    with naming("dataset", {"hub": "name"}):
+    with naming("dataset", {key: asked}):
         info = described(settings, env.data, progress)
     hashed = {name: value for name, value in settings.non_defaults().items() if name != key}
     hashed |= {"fingerprint": info.fingerprint} if info.fingerprint else {}

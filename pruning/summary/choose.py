@@ -63,7 +63,7 @@ def places(run: Run) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {}
     if step.root is not None:
-        found[f"dataset.{DATASETS[step.dataset['name']].place}"] = step.root
+        found[f"dataset.{DATASETS[step.dataset['name']].key}"] = step.root
     if step.arch_place and Path(step.arch_place).suffix == ".py":
         found["arch.file"] = step.arch_place
     return found

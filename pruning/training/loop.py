@@ -50,7 +50,8 @@ def fit(
     and, through torch's own random state, what layers such as dropout draw; `precision` is "fp32", "bf16" or "tf32".
     `loss`, the mean cross entropy with the recipe's label smoothing unless given, is called inside that autocast.
     The mask stays what it is unless `updates` change it; a step that changes it does not move the weights that stay.
-    With `cuda_graph` the steps on a GPU are replays of a recorded one (None: where that pays), to the same bits.
+    With `cuda_graph` the steps on a GPU are replays of a recorded one (None: where that pays), to the same bits; masks
+    that change, a cycled momentum and optimizers that read the rate on the host are launched step by step even so.
     Ends with Interrupted, state saved, when the hooks ask for it; with UserError when the loss is no longer finite,
     with StateError if `hooks.state()` is of another training.
     """

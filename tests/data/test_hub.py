@@ -1,5 +1,6 @@
 """Sets of the Hugging Face hub, from small files that its library reads without a network."""
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -112,5 +113,13 @@ def test_a_network_is_trained_on_it_and_the_place_decides_nothing(command: Comma
     again = command(*one, f"dataset.name={tmp_path / 'moved'}")
     assert again.stdout.count("reused") == 3
     assert first in again.stdout
+    said = command("stage=report").stdout  # the command that it gives makes the same again
+    line = next(line for line in said.splitlines() if "python main.py" in line and "stage=finetune" in line)
+    *words, seeds = shlex.split(line)[3:]
+    assert seeds == "seed=1,2"
+    assert f"dataset.name={tmp_path / 'set'}" in words
+    (tmp_path / "moved").rename(tmp_path / "set")
+    assert "; 3 done" in command("-m", *words, "seed=0", "hydra/launcher=plan").stdout
+    (tmp_path / "set").rename(tmp_path / "moved")
     refused = command(*one)
     assert refused.stderr.startswith("error: dataset.name must be given for huggingface")
