@@ -110,9 +110,10 @@ def calls(step: Step, env: Env) -> int:
 def disturbed(step: Step, env: Env, at: int, how: int | str) -> None:
     """Make the step with a disk that fails at a moment: what it says of it must be a line for people."""
     claims.BEAT = 0.01  # what the disk refuses to give back is given back at the next beat
-    Disk(env.runs, at, how)
+    disk = Disk(env.runs, at, how)
     with suppress(UserError):
         make(step, env)
+    disk.at = None  # a step that made fewer calls than were counted is not to fail in the calls of this test
     end = time.monotonic() + LONG
     while any(claims.held(path) for path in env.runs.glob("*")):
         assert time.monotonic() < end, "the claim was not given back"
