@@ -29,9 +29,10 @@ class Interrupted(Exception):
 
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> str:
     """Return `value` if it is one of `choices`, else raise a UserError that lists them and guesses the typo."""
-    choices = sorted(choices)
+    choices = list(choices)
     if value in choices:
         return value
+    choices = sorted(choices)
     close = difflib.get_close_matches(str(value), choices, n=1)
     guess = f"; did you mean {close[0]}?" if close else ""
     raise UserError(f"{name} must be one of {', '.join(choices)}, got {value!r}{guess}", name)

@@ -151,7 +151,7 @@ def test_hydra_works_once_for_each_choice_of_groups(hydra: Hydra, monkeypatch: p
     choices = product(("vgg16", "resnet20"), (0.1, 0.2, 0.3), range(10))
     cells = [[f"arch={arch}", f"prune.percent={percent}", f"seed={seed}"] for arch, percent, seed in choices]
     assert len(hydra.ours(cells)) == 60
-    assert counts == {"load_sweep_config": 2, "get_group_options": 2 + 3 + 10}
+    assert counts == {"load_sweep_config": 2, "get_group_options": 3}
 
 
 def test_an_unknown_key_in_one_cell_is_named(hydra: Hydra) -> None:

@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pruning import report
@@ -16,22 +16,26 @@ COLUMNS = ("step", "settings", "state", "waits for")
 
 def plan_text(sweep: Sweep) -> str:
     """Return the table of all steps and the totals."""
-    found, different = planned(sweep), differences(sweep.steps)
-    missing = {step.id for step in sweep.missing()}
+    missing, different = sweep.missing(), differences(sweep.steps)
+    found, lacking = planned(sweep, missing), {step.id for step in missing}
     rows = []
     for step in sweep.steps:
-        waits = step.parent if step.id in missing and step.parent in missing else ""
+        waits = step.parent if step.id in lacking and step.parent in lacking else ""
         rows.append((f"{step.stage} {step.id}", different[step.id], str(found[step.id]), waits or ""))
     anew = concerned(sweep.redo, sweep.steps, sweep.env.runs) if sweep.redo else []
     note = [f"redo={sweep.redo}: {len(anew)} runs would be moved aside first, and made anew"] if sweep.redo else []
-    return "\n".join([report.text(rows, COLUMNS), "", *totals(sweep), *note])
+    return "\n".join([report.text(rows, COLUMNS), "", *_totals(sweep, found, missing), *note])
 
 
 def totals(sweep: Sweep) -> list[str]:
     """Return lines on steps, epochs, what sharing saves, and the time that is left."""
-    found, missing = planned(sweep), {step.id for step in sweep.missing()}
+    return _totals(sweep, planned(sweep, missing := sweep.missing()), missing)
+
+
+def _totals(sweep: Sweep, found: Mapping[str, StepStatus], missing: Sequence[Step]) -> list[str]:
     stages = Counter(step.stage for step in sweep.steps)
-    left = {step.id: max(0, step.epochs - found[step.id].epoch) * (step.id in missing) for step in sweep.steps}
+    left = {step.id: 0 for step in sweep.steps}
+    left |= {step.id: max(0, step.epochs - found[step.id].epoch) for step in missing}
     alone = sum(step.epochs for chain in sweep.chains for step in chain)
     once = sum(step.epochs for step in sweep.steps)
     kinds = Counter(status.state for status in found.values())
@@ -48,12 +52,12 @@ def totals(sweep: Sweep) -> list[str]:
     ]
 
 
-def planned(sweep: Sweep) -> dict[str, StepStatus]:
+def planned(sweep: Sweep, missing: Sequence[Step]) -> dict[str, StepStatus]:
     """Return the status of each step as a plan shows it: what waits, or was not run, will be made if it is needed."""
-    missing = {step.id for step in sweep.missing()}
+    lacking = {step.id for step in missing}
     found = statuses(sweep.steps, sweep.env.runs)
     for id, status in found.items():
-        if id not in missing and status.state != StepState.DONE:
+        if id not in lacking and status.state != StepState.DONE:
             found[id] = StepStatus(StepState.NOT_NEEDED)
         elif status.state in (StepState.WAITING, StepState.BLOCKED):
             found[id] = StepStatus(StepState.MISSING)

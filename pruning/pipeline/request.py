@@ -1,7 +1,8 @@
 """One composed config, read and checked once; typed from there on."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Self
 
 from pruning import archs, data
@@ -59,9 +60,7 @@ class Request:
         masks = masks_of(nodes, arch, num_classes, env.runs)
         nodes |= {name: with_mask(nodes[name], mask, name) for name, mask in masks.items()}
         for name, node in nodes.items():  # also those that this result does not need
-            STAGES[name].recipe.check_keys(node, name)
-            if not STAGES[name].recipe.missing(node):
-                STAGES[name].recipe.read(node, name)
+            STAGES[name].recipe.check(node, name)
         ExportSettings.read(config.get("export", {}), "export")
         return cls(
             nodes=nodes,
@@ -88,9 +87,9 @@ class Request:
         if not isinstance(recipe, Selection):
             raise TypeError(f"{stage} asks for no sparsity")
         with naming(stage):
-            network = archs.skeleton(self.arch, self.num_classes)
-            if not (names := prunable(network, recipe.layers, recipe.include, recipe.exclude)):
-                others = [kind for kind in KINDS if prunable(network, kind)]
+            asked = (recipe.layers, recipe.include, recipe.exclude)
+            if not (names := names_of(self.arch, self.num_classes, *asked)):
+                others = [kind for kind in KINDS if names_of(self.arch, self.num_classes, kind)]
                 text = f"arch={self.arch} has no such layers, so there is nothing to prune"
                 hint = f"; give {stage}.layers={others[0]}" if others else ""
                 raise UserError(f"layers={recipe.layers}: {text}{hint}", "layers")
@@ -120,7 +119,7 @@ class Request:
         """
         recipe = self.recipe(stage)
         with naming(stage, recipe.KEYS):
-            recipe = replace(recipe, **settings)
+            recipe = recipe.with_(settings)
         parent, before, places = self.begins_at(after)
         given = {role: self.named(role, source) for role, source in (inputs or {}).items()}
         own = {key: value for key, value in recipe.non_defaults().items() if key != "precision"}
@@ -190,3 +189,9 @@ class Request:
         for role, ref in step.inputs.items():
             if run_of(ref) not in ancestors and not is_file(ref) and not Run(self.env.runs / step.places[ref]).done:
                 raise UserError(f"{step.stage} reads {ref} as {role}: it does not start from that, and it is not done")
+
+
+@lru_cache  # once for a whole sweep
+def names_of(arch: archs.Arch, num_classes: int, layers: str, *patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the names of the network's prunable weights."""
+    return tuple(prunable(archs.skeleton(arch, num_classes), layers, *patterns))

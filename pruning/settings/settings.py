@@ -8,10 +8,11 @@ beside it; those of functions that are not chosen decide nothing, and `non_defau
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field
-from functools import cache, partial
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from functools import cache, lru_cache, partial
+from typing import Any, ClassVar, Self, cast, get_args, get_type_hints
 
 from pruning.errors import UserError, check_choice, naming
 from pruning.settings.values import check_range, value_of
@@ -50,6 +51,23 @@ class Settings:
 
         Refused are an unknown key, a wrong type or range, and a missing setting.
         """
+        try:
+            kind: Any = cls
+            return cast("Self", _read(kind, name, _Node(json.dumps(node), node)))
+        except (TypeError, ValueError) as error:  # what is no plain value, or goes round in a circle
+            if isinstance(error, UserError):
+                raise
+            return cls._read(node, name)
+
+    @classmethod
+    def check(cls, node: Any, name: str) -> None:
+        """Raise a UserError if what the node sets is wrong; what it does not set is left to who needs it."""
+        cls.check_keys(node, name)
+        if not cls.missing(node):
+            cls.read(node, name)
+
+    @classmethod
+    def _read(cls, node: Any, name: str) -> Self:
         cls.check_keys(node, name)
         for key in cls.missing(node):
             raise UserError(f"{name}.{key} is not set: give {name}.{key}=...{cls.ADVICE}", f"{name}.{key}")
@@ -68,7 +86,10 @@ class Settings:
         """Raise a UserError if the node `name` is no group, or has a key that is no setting."""
         if not isinstance(node, Mapping):
             raise UserError(f"{name} must be a group of settings, got {node!r}", name)
-        known = {cls.KEYS.get(f.name, f.name) for f in own_fields(cls)} | cls.offered().keys()
+        known = {cls.KEYS.get(f.name, f.name) for f in own_fields(cls)}
+        if known.issuperset(node):
+            return
+        known |= cls.offered().keys()
         for key in node:
             if not known:
                 raise UserError(f"{name} has no settings, got {key!r}", name)
@@ -107,6 +128,12 @@ class Settings:
         chosen = [functions[getattr(self, axis)] for axis, functions in self.axes().items()]
         return self.offered() | {key: parameter for function in chosen for key, parameter in keywords(function)}
 
+    def with_(self, settings: Mapping[str, Any]) -> Self:
+        """Return them with other values of these fields; UserError as where they are made."""
+        if all(getattr(self, key) == value for key, value in settings.items()):
+            return self
+        return dataclasses.replace(self, **settings)
+
     def values(self) -> dict[str, Any]:
         """Return all settings by field, with the options beside them."""
         return {f.name: getattr(self, f.name) for f in own_fields(type(self))} | dict(self.options)
@@ -130,9 +157,27 @@ class Settings:
         return {self.KEYS.get(k, k): list(v) if isinstance(v, tuple) else v for k, v in found.items()}
 
 
-def own_fields(kind: Any) -> list[dataclasses.Field[Any]]:
+@dataclass(frozen=True)
+class _Node:
+    """A node that is known by its text."""
+
+    text: str
+    node: Any = field(compare=False)
+
+
+@lru_cache(maxsize=16384)  # a sweep reads the same few nodes in each of thousands of cells
+def _read(kind: Any, name: str, keyed: _Node) -> Any:
+    return kind._read(keyed.node, name)
+
+
+def own_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
     """Return the fields of a kind of settings, without `options`."""
-    return [f for f in dataclasses.fields(kind) if f.name != "options"]
+    return _own_fields(kind)
+
+
+@cache
+def _own_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    return tuple(f for f in dataclasses.fields(kind) if f.name != "options")
 
 
 @cache
