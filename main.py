@@ -15,7 +15,8 @@ from hydra_plugins.pruning_hydra.compose import check_groups, opened, with_datas
 from hydra_plugins.pruning_hydra.help import show
 from hydra_plugins.pruning_hydra.messages import one_line
 from pruning import commands
-from pruning.tracking import forgive, load_torch
+from pruning.runs import recall
+from pruning.tracking import adopt_agent, answer_agent, forgive, load_torch, reporter
 
 
 @hydra.main(version_base="1.3", config_path="conf", config_name="config")
@@ -23,46 +24,48 @@ def main(composed: DictConfig) -> None:
     """Make what the composed config asks for, here or through its launcher, or run a command that looks."""
     with one_line():
         config: Any = OmegaConf.to_container(composed, resolve=True)
-        load_torch()
         launcher = hydra.utils.instantiate(HydraConfig.get().launcher)
         if command := commands.find(config):
             command(config, commands.Ways(make if launcher.single_in_process else None, with_dataset))
-        elif launcher.single_in_process:
-            launcher.settings()  # refused also where they are not needed
-            make(config)
-        else:  # one cell, as a sweep of one
-            launcher.start([config])
+        elif launcher.single_in_process and (text := recall.said([config], launcher.node)):
+            reporter().note(text)
+        else:
+            load_torch()
+            if launcher.single_in_process:
+                launcher.settings()  # refused also where they are not needed
+                make(config, launcher.node)
+            else:  # one cell, as a sweep of one
+                launcher.start([config])
 
 
-def make(config: dict[str, Any]) -> None:
-    """Make the result that `config` asks for, in this process."""
-    from pruning import report, tracking
+def make(config: dict[str, Any], *settings: Any) -> None:
+    """Make the result that `config` asks for, in this process; `settings` are those of the launcher."""
     from pruning.env import Env
     from pruning.errors import Interrupted
     from pruning.execution.execute import run_step
     from pruning.execution.stop import StopRequest
     from pruning.pipeline import plan, redo
     from pruning.runs import Run
+    from pruning.runs.table import outcome
 
     env = Env.from_config(config.get("env"))
     env.prepare()
-    reporter, agent = tracking.reporter(), tracking.adopt_agent()
-    steps = plan.chain(config, env, progress=reporter.work)
-    redo.announce(config.get("redo"), steps, env.runs)
-    steps, spared = plan.needed(steps, env.runs)
+    shown, agent = reporter(), adopt_agent()
+    whole = plan.chain(config, env, progress=shown.work)
+    redo.announce(config.get("redo"), whole, env.runs)
+    steps, spared = plan.needed(whole, env.runs)
     for line in spared:
-        reporter.note(line)
+        shown.note(line)
     with StopRequest() as stop:
         try:
-            results = [run_step(step, env, reporter, stop) for step in steps]
+            results = [run_step(step, env, shown, stop) for step in steps]
         except Interrupted:
-            reporter.note("stopped, with the state saved; the same command continues")
+            shown.note("stopped, with the state saved; the same command continues")
             sys.exit(128 + (stop.signal or 0))
-    tracking.answer_agent(agent, dict(results[-1]), env.runs / ".wandb")
+    answer_agent(agent, dict(results[-1]), env.runs / ".wandb")
     runs = [Run.for_step(step, env.runs) for step in steps]
-    table = report.table(zip(results, (run.path for run in runs), strict=True))
-    reporter.note("\n" + report.text(table, tuple(report.COLUMNS)))
-    reporter.note(f"\npicture: {runs[-1].path / 'picture.png'}")
+    shown.note(text := outcome(results, runs))
+    recall.keep([*plan.needed(whole, env.runs)[1], text], steps, [runs[-1].picture], [config], *settings)
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import sys
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Self
-
-import torch
+from typing import TYPE_CHECKING, Any, Self
 
 from pruning.errors import UserError, check_choice
 from pruning.settings import Settings, setting
+
+if TYPE_CHECKING:  # what only looks at runs does not wait for torch
+    import torch
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 PRECISIONS = ("auto", "bf16", "fp32", "tf32")
@@ -64,8 +65,10 @@ class Env(Settings):
         plain["wandb"].pop("options")
         return {key: value for key, value in plain.items() if key != "options"}
 
-    def torch_device(self) -> torch.device:
+    def torch_device(self) -> "torch.device":
         """Return the device: `auto` is the first GPU where there is one."""
+        import torch
+
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device == "mps":
@@ -89,6 +92,8 @@ class Env(Settings):
         glibc maps and unmaps every buffer over 32 MB on each use, which costs page faults: measured 1.1 times in
         VGG-16 training and 1.95 times in its evaluation at batch 250.
         """
+        import torch
+
         if self.threads:
             torch.set_num_threads(self.threads)
         if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
@@ -98,6 +103,8 @@ class Env(Settings):
 
     def choose_algorithms(self) -> None:
         """Have cuDNN and cuBLAS add in the same order each time, or else take what is fastest this time."""
+        import torch
+
         torch.backends.cudnn.deterministic = self.deterministic
         torch.backends.cudnn.benchmark = not self.deterministic
         if self.deterministic:  # read when the first matrix product is made
@@ -105,8 +112,10 @@ class Env(Settings):
 
 
 @cache  # once per sweep, not once per step: it reads /proc/cpuinfo
-def resolve_precision(wanted: str, device: torch.device) -> str:
+def resolve_precision(wanted: str, device: "torch.device") -> str:
     """Resolve "auto" to "bf16" where `device` computes in it, else "fp32"."""
+    import torch
+
     check_choice("precision", wanted, PRECISIONS)
     able = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
     if wanted == "tf32" and not able:
@@ -120,9 +129,11 @@ def resolve_precision(wanted: str, device: torch.device) -> str:
     return "bf16" if {"avx512_bf16", "amx_bf16", "bf16"} & cpu_flags() else "fp32"
 
 
-def device_name(device: torch.device) -> str:
+def device_name(device: "torch.device") -> str:
     """Return the model of the GPU or the processor."""
     if device.type == "cuda":
+        import torch
+
         return torch.cuda.get_device_name(device)
     return next((text for key, text in cpu_lines() if key == "model name"), platform.processor() or platform.machine())
 

@@ -158,10 +158,64 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 """
 
 
-@pytest.mark.parametrize(
-    "words", ["", "stage=status", "stage=report", "hydra/launcher=plan", "-m seed=0", "-m hydra/launcher=slurm"]
-)
+@pytest.mark.parametrize("words", ["", "stage=report", "hydra/launcher=plan", "-m seed=0", "-m hydra/launcher=slurm"])
 def test_torch_is_loaded_when_that_is_said_and_not_before(words: str, tmp_path: Path) -> None:
     command = [sys.executable, "-c", SEEN, str(ROOT / "main.py"), *words.split(), f"env.runs={tmp_path}"]
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     assert subprocess.run(command, env=environ, capture_output=True, text=True, check=False).stdout == "now\n"
+
+
+ENDED = """
+import atexit, runpy, sys
+
+atexit.register(lambda: print("torch was imported" if "torch" in sys.modules else "no torch"))
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def last_words(command: Command, *words: str) -> list[str]:
+    """Give a command in a process of its own; return the last two lines that it prints."""
+    places = [f"env.runs={command.runs}", f"env.data={command.home / 'data'}", "env.device=cpu", "env.threads=1"]
+    program = [sys.executable, "-c", ENDED, str(ROOT / "main.py"), *words, *places]
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(program, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()[-2:]
+
+
+def test_who_only_looks_at_runs_does_not_wait_for_torch(command: Command) -> None:
+    assert last_words(command, "stage=status") == [f"nothing has been run in {command.runs} yet", "no torch"]
+
+
+@pytest.mark.parametrize("way", [(), ("-m", "seed=0,1")], ids=["alone", "sweep"])
+def test_the_second_call_of_what_is_finished_says_the_same_without_torch(
+    command: Command, way: tuple[str, ...]
+) -> None:
+    words = (*way, "stage=train", "train.epochs=1", "train.batch_size=500", "train.precision=fp32")
+    assert command(*words).returncode == 0
+    long = command(*words, "env.logits=false").stdout  # another command, whose steps are done too
+    first, second = last_words(command, *words), last_words(command, *words)
+    assert first == second == [[*filter(None, long.splitlines())][-1], "no torch"]
+
+
+def test_what_is_not_finished_any_more_is_made_again(command: Command) -> None:
+    words = ("stage=train", "train.epochs=1", "train.batch_size=500", "train.precision=fp32")
+    assert command(*words).returncode == 0
+    (run,) = command.runs.glob("train-*")
+    for change in (
+        (run / "result.json").unlink,
+        (run / "picture.png").unlink,
+        lambda: (run / "model.safetensors").write_bytes(b"damaged"),
+    ):
+        assert last_words(command, *words)[1] == "no torch"
+        change()
+        again = command(*words)
+        if again.returncode:
+            assert "delete" in again.stderr
+            break
+    else:
+        pytest.fail("a damaged model was not seen")
+    assert command(*words, "seed=-1").returncode == 1
+    assert command(*words, "hydra.launcher.workers=0").returncode == 1
+    (remembered,) = command.runs.glob(".finished/*")
+    remembered.write_text("[]")
+    assert "delete" in command(*words).stderr

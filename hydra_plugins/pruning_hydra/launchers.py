@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from hydra.core.utils import JobReturn
@@ -10,6 +11,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.pruning_hydra.compose import configs, with_dataset
+from pruning.runs import recall
 from pruning.tracking import load_torch
 
 # pruning.launch is imported inside the functions: Hydra imports this file to list the plugins, also for --help
@@ -27,9 +29,17 @@ class GraphLauncher(Launcher):
         self.context, self.config = hydra_context, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        load_torch()
-        self.start(configs(self.context, self.config, job_overrides))
+        cells = configs(self.context, self.config, job_overrides)
+        if text := self.said(cells):
+            print(text, flush=True)
+        else:
+            load_torch()
+            self.start(cells)
         return []  # the results are on the disk
+
+    def said(self, _cells: Sequence[dict[str, Any]]) -> str | None:
+        """Return what a sweep that was finished says again, if that is known."""
+        return None
 
     @abstractmethod
     def settings(self) -> Any:
@@ -46,8 +56,8 @@ class GraphLauncher(Launcher):
         return Sweep.from_cells(cells, resolve, reporter().work)
 
 
-def reporting(cells: Sequence[dict[str, Any]]) -> Callable[[Any], None]:
-    """Return what reports on a sweep that has ended, as its cells' node `report` says."""
+def reporting(cells: Sequence[dict[str, Any]]) -> Callable[[Any], tuple[str, Path | None]]:
+    """Return what reports on a sweep that has ended, as its cells' node `report` says, and returns text and page."""
     from pruning.errors import UserError
     from pruning.summary import ReportSettings, report_after
 
@@ -55,7 +65,13 @@ def reporting(cells: Sequence[dict[str, Any]]) -> Callable[[Any], None]:
     ReportSettings.read(node, "report")  # refused now, and not when all is made
     if any(cell.get("report") != node for cell in cells):
         raise UserError("report must be the same in all cells of a sweep")
-    return lambda sweep: print(report_after(sweep, node, with_dataset), flush=True)
+
+    def report(sweep: Any) -> tuple[str, Path | None]:
+        text, page = report_after(sweep, node, with_dataset)
+        print(text, flush=True)
+        return text, page
+
+    return report
 
 
 class PlanLauncher(GraphLauncher):
@@ -86,8 +102,17 @@ class LocalLauncher(GraphLauncher):
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         from pruning.launch import local
 
-        settings = self.settings()
-        local.launch(self.sweep(cells), settings, reporting(cells))
+        settings, report = self.settings(), reporting(cells)
+
+        def ended(sweep: Any) -> None:
+            text, page = report(sweep)
+            if page and not sweep.missing():
+                recall.keep([*local.again(sweep), text], sweep.steps, [page], cells, self.node, "sweep")
+
+        local.launch(self.sweep(cells), settings, ended)
+
+    def said(self, cells: Sequence[dict[str, Any]]) -> str | None:
+        return recall.said(cells, self.node, "sweep")
 
 
 class SlurmLauncher(GraphLauncher):

@@ -5,7 +5,7 @@ from typing import Any
 from pruning.cluster.queue import look
 from pruning.commands.ways import Ways
 from pruning.env import Env
-from pruning.pipeline.watch import status_text
+from pruning.pipeline.status import status_text
 
 
 def run(config: dict[str, Any], _ways: Ways) -> None:

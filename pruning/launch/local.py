@@ -46,7 +46,7 @@ class LocalSettings(Settings):
     workers: int | None = setting(None, least=1)
 
 
-def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None] = lambda _: None) -> None:
+def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], object] = lambda _: None) -> None:
     """Make all missing steps of `sweep` here, show how far it is, and what came out; UserError if a step failed.
 
     `ended` is called with the sweep when it is over, whether steps failed or not, but not if it was stopped.
@@ -69,6 +69,11 @@ def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], None]
     if scheduler.stopping:
         print("stopped, with the state saved; the same command continues")
         raise Interrupted
+
+
+def again(sweep: Sweep) -> list[str]:
+    """Return what `launch` prints of a sweep that is done."""
+    return [*forecast.totals(sweep), sweep_text(sweep, 0.0)]
 
 
 class Feeder(threading.Thread):

@@ -30,7 +30,7 @@ POLL = 2.0  # seconds between looks while waiting
 REMEDY = "the same command submits only what is missing"
 
 
-def launch(sweep: Sweep, settings: SlurmSettings, ended: Callable[[Sweep], None] = lambda _: None) -> None:
+def launch(sweep: Sweep, settings: SlurmSettings, ended: Callable[[Sweep], object] = lambda _: None) -> None:
     """Submit what is missing and print how to watch it; with `wait` stay until it is over, and call `ended`."""
     if not shutil.which("sbatch"):
         raise UserError("hydra/launcher=slurm needs SLURM's commands (sbatch, squeue) here; run it on a login node")

@@ -1,29 +1,17 @@
-"""What a person sees of a sweep: what ended, what runs, what failed and why, read from the disk.
-
-What a batch system says of the jobs is handed in, since this room knows none: a mapping of step ids to what was seen.
-"""
+"""What a person sees of a sweep while it runs, and at its end, read from the disk."""
 
 import math
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping
 
 from pruning import report, tracking
-from pruning.errors import UserError, printable
-from pruning.files import DamagedError, read_bytes
+from pruning.errors import UserError
+from pruning.pipeline.status import Queue, failure_text, lost_text
 from pruning.pipeline.sweep import Sweep, differences
-from pruning.runs import LOST, Run, Step, StepState, StepStatus, every, status_of, statuses
-from pruning.runs.jobs import recorded_jobs
-from pruning.runs.records import recorded_sweeps
+from pruning.runs import LOST, Run, Step, StepState, StepStatus, status_of, statuses
 from pruning.runs.seen import JobSeen
-from pruning.stages import STAGES
-
-LAST_LINES = 5  # of a failed step's log
-UNASKED = "SLURM did not answer, so what is not done is shown as the disk has it: jobs may wait or run"
-
-Queue = Mapping[str, JobSeen]
 
 
 class LiveStatus:
@@ -68,26 +56,6 @@ def why(job: JobSeen) -> str:
     return f"pending ({job.reason})" if job.state == "PENDING" else job.state.partition(" ")[0].lower()
 
 
-def failure_text(step: Step, error: str, runs: Path, log: Path | None = None, word: str = "failed") -> str:
-    """Return what a person needs to see of a failed step: the error, the last lines of its log, and where that is.
-
-    `log` is given if it is not the step's own.
-    """
-    log = log or Run.for_step(step, runs).log
-    try:
-        lines = read_bytes(log).decode(errors="replace").splitlines()[-LAST_LINES:]
-    except OSError:
-        lines = []
-    shown = [f"{word}: {step.name}: {printable(error)}", *(f"  | {printable(line)}" for line in lines)]
-    return "\n".join([*shown, f"  log: {printable(str(log))}"])
-
-
-def lost_text(step: Step, status: StepStatus, runs: Path) -> str:
-    """As `failure_text`, of a status in LOST."""
-    word = "cancelled" if status.state == StepState.CANCELLED else "failed"
-    return failure_text(step, status.detail, runs, status.log, word)
-
-
 def raise_for_lost(sweep: Sweep, queue: Queue | None, remedy: str) -> None:
     """As `raise_for_failures`, of what the disk and `queue` say."""
     found = statuses(sweep.steps, sweep.env.runs, queue)
@@ -127,57 +95,3 @@ def sweep_text(sweep: Sweep, took: float) -> str:
         f"\n{shown}\n\n{len(done)} of {len(sweep.wanted)} cells are done; this call took {took:.1f} s. The steps took "
         f"{once:.1f} s of worker time; each cell alone, one after the other, would take {alone:.1f} s."
     )
-
-
-def status_text(runs: Path, queue: Queue | None = None) -> str:
-    """Return what is done, running, waiting and failed, of every sweep and every single run in `runs`.
-
-    `queue` has what was said of the jobs; None if jobs were submitted, and nobody said anything of them.
-    """
-    blocks, seen = [], set()
-    sweeps, damaged = recorded_sweeps(runs)
-    for sweep in sweeps:
-        blocks.append(block(sweep.name, sweep.steps, runs, queue))
-        seen |= {step.id for step in sweep.steps}
-    steps, others = known(runs)
-    if singles := [step for step in steps if step.id not in seen]:
-        blocks.append(block("single runs", singles, runs, queue))
-    if damaged or others:
-        blocks.append("\n".join(["not read:", *(f"  {printable(str(error))}" for error in [*damaged, *others])]))
-    return "\n\n".join(blocks) or f"nothing has been run in {runs} yet"
-
-
-def known(runs: Path) -> tuple[list[Step], list[DamagedError]]:
-    """Return the steps that have a directory in `runs`, by stage and name, and what directories are not ours."""
-    steps, others = [], []
-    for run in every(runs):
-        try:
-            steps += [step] if (step := run.step()) else []
-        except DamagedError as error:
-            others.append(error)
-    order = [*STAGES]
-
-    def place(step: Step) -> tuple[int, int, str]:
-        return step.level, order.index(step.stage) if step.stage in order else len(order), step.name
-
-    return sorted(steps, key=place), others
-
-
-def block(title: str, steps: Sequence[Step], runs: Path, queue: Queue | None = None) -> str:
-    """Return the status of one sweep: counts, then a line for every step that is not done."""
-    found = statuses(steps, runs, queue)
-    counts = Counter(status.state for status in found.values())
-    lines = [
-        f"{printable(title)}: {len(steps)} steps, " + ", ".join(f"{n} {state}" for state, n in sorted(counts.items()))
-    ]
-    jobs = recorded_jobs(runs)
-    rows = [
-        (step.name, str(found[step.id]), f"job {jobs[step.id].job}" if step.id in jobs else "")
-        for step in steps
-        if found[step.id].state != StepState.DONE
-    ]
-    if rows:
-        lines.append(report.text(rows, ("step", "state", "submitted as")))
-    failed = [step for step in steps if found[step.id].state in LOST]
-    lines += [lost_text(step, found[step.id], runs) for step in failed]
-    return "\n".join([*lines, UNASKED] if queue is None and any(job for _, _, job in rows) else lines)

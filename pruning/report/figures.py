@@ -12,7 +12,7 @@ from pruning.checkpoints import Checkpoint
 from pruning.data import Data
 from pruning.errors import UserError
 from pruning.masks import cost, effective, sparsity
-from pruning.report.table import layers
+from pruning.report.layers import layers
 from pruning.runs import Outputs, Result, Run, Step, is_file
 from pruning.runs.chain import chain_settings
 from pruning.training import measure

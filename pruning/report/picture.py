@@ -8,7 +8,7 @@ from typing import Any
 
 from pruning.checkpoints import Checkpoint
 from pruning.files import DamagedError, write_whole
-from pruning.report.table import layers
+from pruning.report.layers import layers
 from pruning.runs import Run, Step, lineage
 
 NAMED = 60  # layers; more names run into each other

@@ -2,9 +2,10 @@
 
 from pruning.runs.outputs import Outputs
 from pruning.runs.result import Result
-from pruning.runs.run import Run, every, find, lineage, results
+from pruning.runs.run import Run, every, find, lineage
 from pruning.runs.status import LOST, StepState, StepStatus, status_of, statuses
 from pruning.runs.step import VERSION, Ref, Step, is_file, run_of, snapshot_name
+from pruning.runs.table import results
 
 __all__ = [
     "LOST",

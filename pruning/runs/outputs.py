@@ -4,12 +4,12 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-
-import safetensors.torch
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from pruning.files import DamagedError, read_bytes, write_whole
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 NAME = "logits.safetensors"
 
@@ -18,20 +18,24 @@ NAME = "logits.safetensors"
 class Outputs:
     """For N test images, in the order of the dataset, and C classes."""
 
-    logits: Tensor  # float16, N x C
-    labels: Tensor  # int16, N
-    predicted: Tensor  # int16, N: the class of the largest logit before it was rounded
+    logits: "Tensor"  # float16, N x C
+    labels: "Tensor"  # int16, N
+    predicted: "Tensor"  # int16, N: the class of the largest logit before it was rounded
     classes: tuple[str, ...]
 
     @classmethod
-    def of(cls, logits: Tensor, labels: Tensor, classes: tuple[str, ...]) -> "Outputs":
+    def of(cls, logits: "Tensor", labels: "Tensor", classes: tuple[str, ...]) -> "Outputs":
         """Take float32 logits and integer labels, on any device."""
+        import torch
+
         largest = torch.finfo(torch.float16).max
         half = logits.clamp(-largest, largest).to("cpu", torch.float16)
         return cls(half, labels.to("cpu", torch.int16), logits.argmax(1).to("cpu", torch.int16), classes)
 
     def save(self, folder: Path, check: Callable[[], None] = lambda: None) -> None:
         """Write them whole or not at all, `check` as in `write_whole`; equal ones give equal bytes."""
+        import safetensors.torch
+
         tensors = {"logits": self.logits, "labels": self.labels, "predicted": self.predicted}
         metadata = {"pruning": json.dumps({"classes": self.classes})}
         write_whole(folder / NAME, safetensors.torch.save(tensors, metadata), check)
@@ -39,6 +43,9 @@ class Outputs:
     @classmethod
     def load(cls, folder: Path) -> "Outputs | None":
         """Read those of a run's directory; None if it has none, DamagedError if they are not what was written."""
+        import safetensors.torch
+        import torch
+
         path = folder / NAME
         try:
             packed = read_bytes(path)

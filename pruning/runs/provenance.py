@@ -6,19 +6,22 @@ import subprocess
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from pruning.env import device_name
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGE = Path(__file__).parents[1]
 VERSION_FILE = "version.json"  # in a copy of the package: which code it is a copy of
 LIBRARIES = ("torch", "torchvision", "numpy", "safetensors", "scikit-learn", "hydra-core")
 
 
-def describe(device: torch.device) -> dict[str, Any]:
+def describe(device: "torch.device") -> dict[str, Any]:
     """Return `code libraries device threads host` of this process."""
+    import torch
+
     return {
         "code": code_version(),
         "libraries": {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES},

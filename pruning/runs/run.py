@@ -1,9 +1,8 @@
-"""The directory that a step leaves: done or not, result, epochs, lineage; many runs as rows of a table."""
+"""The directory that a step leaves: done or not, result, epochs, lineage."""
 
 import os
 import stat
 import time
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -38,6 +37,10 @@ class Run:
     @property
     def resume(self) -> Path:
         return self.path / "resume.pt"
+
+    @property
+    def picture(self) -> Path:
+        return self.path / "picture.png"
 
     @property
     def log(self) -> Path:
@@ -197,24 +200,3 @@ def lineage(run: Run) -> list[Run]:
 def every(runs: Path) -> Iterator[Run]:
     """Yield all runs in `runs`, done or not, by name."""
     return (Run(path) for path in sorted(runs.glob("[!.]*")) if os.path.lexists(path / "config.json"))
-
-
-def results(runs: Path | str = "runs") -> list[dict[str, Any]]:
-    """Return a flat row for each run in `runs` that is done, by name: `pandas.DataFrame(results())`.
-
-    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., those of `settings` as they
-    are (`prune.criterion`), and `run`, the directory. A result that is damaged is left out, with a warning.
-    """
-    rows = []
-    for run in every(Path(runs)):
-        try:
-            result = run.result()
-        except DamagedError as error:
-            warnings.warn(str(error), stacklevel=2)
-            continue
-        if result:
-            row = dict(result.get("settings", {}))
-            row |= {key: value for key, value in result.items() if key not in ("before", "settings")}
-            row |= {f"before_{key}": value for key, value in (result["before"] or {}).items()}
-            rows.append(row | {"run": str(run.path)})
-    return rows

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Self, get_type_hints
+from typing import TYPE_CHECKING, Any, Self, get_type_hints
 
-from pruning import archs
 from pruning.errors import UserError
 from pruning.settings import value_of
+
+if TYPE_CHECKING:
+    from pruning import archs
 
 VERSION = 2  # of what a spec means: raise it when the same spec would give another result
 
@@ -88,8 +90,10 @@ class Step:
         return "-".join([self.stage, self.dataset["name"], self.arch["name"], *pruned, f"s{self.seed}", self.id])
 
     @property
-    def network(self) -> archs.Arch:
+    def network(self) -> "archs.Arch":
         """The network as it can be built: what is hashed of it, and where it is found."""
+        from pruning import archs
+
         return archs.from_spec(self.arch, self.arch_place)
 
     @property

@@ -106,13 +106,16 @@ def sync_reports(server: Sync, runs: Path, note: Callable[[str], None]) -> None:
             note(f"report of {each.title}: " + ("sent" if server.send_report(each, group) else "is there"))
 
 
-def report_after(sweep: Sweep, node: Any, compose: Compose) -> str:
-    """Make the report at the end of a sweep; whatever is wrong with it is a line, and no error of the sweep."""
+def report_after(sweep: Sweep, node: Any, compose: Compose) -> tuple[str, Path | None]:
+    """Make the report at the end of a sweep; return what is said of it, and its page.
+
+    Whatever is wrong with it is a line, and no error of the sweep.
+    """
     try:
         made = make_report(sweep.env.runs, ReportSettings.read(node, "report"), compose, sweep)
         said: list[str] = []
         log_report(sweep, made.out, said.append)
-        return "\n" + "\n".join([*said, made.text(table=False)])
+        return "\n" + "\n".join([*said, made.text(table=False)]), made.out / PAGE
     except Exception as error:
         reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-        return f"\nno report was made ({reason}); {COMMAND} stage=report tries again"
+        return f"\nno report was made ({reason}); {COMMAND} stage=report tries again", None

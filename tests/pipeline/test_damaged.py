@@ -11,7 +11,8 @@ import pytest
 
 from pruning import results
 from pruning.errors import UserError
-from pruning.pipeline import forecast, watch
+from pruning.pipeline import forecast
+from pruning.pipeline.status import status_text
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, StepState, find, status_of
 from pruning.runs.records import FOLDER
@@ -126,7 +127,7 @@ def test_status_and_plan_go_on_and_name_the_file(sweep: Sweep, file: str, how: s
         if file in (".", FOLDER) and HOW[how] in (emptied, torn):
             continue  # of a directory
         HOW[how](path if file != "." else path.parent / path.name)
-        status = watch.status_text(sweep.env.runs)
+        status = status_text(sweep.env.runs)
         assert "\x00" not in status
         plan = forecast.plan_text(sweep)
         assert "cells: 4" in plan
@@ -158,7 +159,7 @@ def test_a_foreign_directory_is_named_and_passed_over(sweep: Sweep) -> None:
     foreign.mkdir()
     (foreign / "config.json").write_text('{"model": "llama"}')
     (sweep.env.runs / "file").write_text("x")
-    status = watch.status_text(sweep.env.runs)
+    status = status_text(sweep.env.runs)
     assert "10 steps, 9 done, 1 failed" in status
     assert f"not read:\n  {foreign / 'config.json'} is damaged: it describes no step" in status
 

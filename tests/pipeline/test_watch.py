@@ -10,6 +10,7 @@ import pytest
 
 from pruning.errors import UserError
 from pruning.pipeline import watch
+from pruning.pipeline.status import UNASKED, failure_text, known, status_text
 from pruning.pipeline.sweep import Sweep
 from pruning.runs import Run, Step, StepStatus, claims, records, status_of
 from pruning.runs.jobs import JobRecord, record_jobs
@@ -64,7 +65,7 @@ def test_a_failure_is_shown_with_the_last_lines_of_its_log(tmp_path: Path) -> No
     log = Run.for_step(TUNED, tmp_path).log
 
     def shown(*lines: str) -> bool:
-        found = watch.failure_text(TUNED, "no", tmp_path).splitlines()
+        found = failure_text(TUNED, "no", tmp_path).splitlines()
         return found == [f"failed: {TUNED.name}: no", *lines, f"  log: {log}"]
 
     fail(tmp_path, TUNED, [f"line {i}" for i in range(20)])
@@ -84,7 +85,7 @@ def test_failures_are_printed_and_what_is_left_is_counted(sweep: Sweep, capsys: 
     fail(runs, TUNED, ["last words"])
     with pytest.raises(UserError, match=r"^3 of 5 steps are not done \(1 failed\); do this$"):
         watch.raise_for_failures(sweep, {TUNED.id: "ValueError: no"}, "do this")
-    assert capsys.readouterr().err == watch.failure_text(TUNED, "ValueError: no", runs) + "\n"
+    assert capsys.readouterr().err == failure_text(TUNED, "ValueError: no", runs) + "\n"
     done(runs, *sweep.steps)
     watch.raise_for_failures(sweep, {}, "do this")
 
@@ -93,7 +94,7 @@ def test_failures_are_printed_and_what_is_left_is_counted(sweep: Sweep, capsys: 
 
 
 def blocks(runs: Path) -> list[list[str]]:
-    return [block.splitlines() for block in watch.status_text(runs).split("\n\n")]
+    return [block.splitlines() for block in status_text(runs).split("\n\n")]
 
 
 def fields(line: str) -> list[str]:
@@ -101,7 +102,7 @@ def fields(line: str) -> list[str]:
 
 
 def test_the_status_of_nothing(tmp_path: Path) -> None:
-    assert watch.status_text(tmp_path / "runs") == f"nothing has been run in {tmp_path / 'runs'} yet"
+    assert status_text(tmp_path / "runs") == f"nothing has been run in {tmp_path / 'runs'} yet"
     assert not (tmp_path / "runs").exists()
 
 
@@ -123,11 +124,11 @@ def test_the_status_of_a_sweep_counts_and_lists_what_is_not_done_and_its_jobs(sw
     assert re.fullmatch(rf"{TUNED.name}  +running at epoch 2: process .*", row)
     failed, lost = [OTHER[0].name, "failed: ValueError: no"], [OTHER[1].name, f"not run: {OTHER[0].id} failed"]
     assert [fields(row) for row in rows[:2]] == [failed, lost]
-    assert rows[2:] == [*watch.failure_text(OTHER[0], "ValueError: no", runs).splitlines(), watch.UNASKED]
+    assert rows[2:] == [*failure_text(OTHER[0], "ValueError: no", runs).splitlines(), UNASKED]
     claim.forget()
     dead(Run.for_step(TUNED, runs))
     assert "1 died" in blocks(runs)[0][0]
-    assert "killed, or out of memory" in watch.status_text(runs)
+    assert "killed, or out of memory" in status_text(runs)
     done(runs, *sweep.steps)
     assert blocks(runs) == [[f"{sweep.title}: 5 steps, 5 done"]]
 
@@ -154,7 +155,7 @@ def test_known_steps_come_back_as_they_were_by_level_and_stage(tmp_path: Path) -
     steps = [DENSE, *chain(0.3, 1, "train"), PRUNED, TUNED, step("prune", TUNED, percent=0.5)]
     for one in reversed(steps):
         place(tmp_path, one).write_config(one, {"code": None})
-    assert watch.known(tmp_path) == (sorted(steps[:2], key=lambda one: one.name) + steps[2:], [])
+    assert known(tmp_path) == (sorted(steps[:2], key=lambda one: one.name) + steps[2:], [])
 
 
 # LiveStatus

@@ -195,14 +195,17 @@ def test_a_sweep_is_reported_by_itself_and_a_report_that_fails_is_a_line(
 ) -> None:
     made(tmp_path, {(0.5, "magnitude"): [90.0, 91.0], (0.8, "magnitude"): [90.0, 91.0]})
     sweep = sweep_of([(0.8, 0, "finetune"), (0.8, 1, "finetune"), (0.8, 2, "finetune")], tmp_path)
-    text = report_after(sweep, {"tolerance": 0.7}, neutral)
+    text, page = report_after(sweep, {"tolerance": 0.7}, neutral)
     assert "less than 0.7 points" in text
     assert "waiting, not counted: finetune" in text
-    assert text.splitlines()[-1] == f"report: {tmp_path / 'report' / sweep.title / 'report.html'}"
+    assert page == tmp_path / "report" / sweep.title / "report.html"
+    assert text.splitlines()[-1] == f"report: {page}"
     assert [row["sparsity asked"] for row in rows(tmp_path, sweep.title)] == ["0.8"]
     assert "not a run" not in words(tmp_path)
     monkeypatch.setattr(make, "gather", lambda *_: math.sqrt(-1))
-    assert report_after(sweep, {}, neutral).startswith("\nno report was made (ValueError: ")
+    text, page = report_after(sweep, {}, neutral)
+    assert text.startswith("\nno report was made (ValueError: ")
+    assert page is None
 
 
 @pytest.mark.usefixtures("no_pictures")

@@ -6,13 +6,15 @@ A new column is one function of a row, entered in COLUMNS under its title.
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pruning.checkpoints import Checkpoint
 from pruning.errors import printable
-from pruning.runs import Result
+from pruning.files import DamagedError
+from pruning.runs.result import Result
+from pruning.runs.run import Run, every
 
 Row = Mapping[str, Any]
 """The keys of result.json, and `run`, the directory."""
@@ -44,6 +46,33 @@ def table(results: Iterable[tuple[Result, Path]]) -> list[tuple[str, ...]]:
     """Return a row of COLUMNS for each result and the directory of its run."""
     rows: list[Row] = [{**result, "run": str(directory)} for result, directory in results]
     return [tuple(column(row) for column in COLUMNS.values()) for row in rows]
+
+
+def outcome(results: Sequence[Result], runs: Sequence[Run]) -> str:
+    """Return what a person sees of a chain that is done: the table of its steps, and where its picture is."""
+    rows = table(zip(results, (run.path for run in runs), strict=True))
+    return f"\n{text(rows, tuple(COLUMNS))}\n\npicture: {runs[-1].picture}"
+
+
+def results(runs: Path | str = "runs") -> list[dict[str, Any]]:
+    """Return a flat row for each run in `runs` that is done, by name: `pandas.DataFrame(results())`.
+
+    A row has the keys of result.json, with those of `before` as `before_test_top1`, ..., those of `settings` as they
+    are (`prune.criterion`), and `run`, the directory. A result that is damaged is left out, with a warning.
+    """
+    rows = []
+    for run in every(Path(runs)):
+        try:
+            result = run.result()
+        except DamagedError as error:
+            warnings.warn(str(error), stacklevel=2)
+            continue
+        if result:
+            row = dict(result.get("settings", {}))
+            row |= {key: value for key, value in result.items() if key not in ("before", "settings")}
+            row |= {f"before_{key}": value for key, value in (result["before"] or {}).items()}
+            rows.append(row | {"run": str(run.path)})
+    return rows
 
 
 LEAST = ("seconds", "multiply-adds left", "parameters left", "top-1 pruned")  # what a narrow terminal does without
@@ -116,14 +145,3 @@ def shortened(word: str, most: int) -> str:
         return word
     end = 2 * (most - 1) // 3
     return f"{word[: most - 1 - end]}…{word[len(word) - end :]}"
-
-
-def layers(checkpoint: Checkpoint) -> list[dict[str, Any]]:
-    """Return `layer weights kept sparsity` of each masked layer, in the network's order."""
-    order = [name for name in checkpoint.weights if name in checkpoint.mask]
-    kept = {name: int(checkpoint.mask[name].sum()) for name in order}
-    sizes = {name: checkpoint.mask[name].numel() for name in order}
-    return [
-        {"layer": name, "weights": sizes[name], "kept": kept[name], "sparsity": 1 - kept[name] / sizes[name]}
-        for name in order
-    ]
