@@ -62,6 +62,8 @@ def launch(sweep: Sweep, settings: LocalSettings, ended: Callable[[Sweep], objec
     finally:
         live.close()
     print(sweep_text(sweep, time.monotonic() - began), flush=True)
+    if len(resources) > 1 and scheduler.idle is not None:
+        print(f"{len(resources)} workers, which had nothing to do for {scheduler.idle:.0%} of their time", flush=True)
     if not scheduler.stopping:
         ended(sweep)
     if scheduler.errors or not scheduler.stopping:
@@ -83,6 +85,7 @@ class Feeder(threading.Thread):
         super().__init__(daemon=True)
         self.scheduler, self.resources = scheduler, resources
         self.process: subprocess.Popen[str] | None = None
+        self.busy = 0.0  # seconds
 
     def launch(self) -> subprocess.Popen[str]:
         env = self.scheduler.sweep.env
@@ -109,10 +112,12 @@ class Feeder(threading.Thread):
     def run(self) -> None:
         try:
             while step := self.scheduler.take(self.resources):
+                began = time.monotonic()
                 try:
                     outcome, text = self.ask(step)
                 except Exception as error:  # such as: no process can be started; the others must not wait for this step
                     outcome, text = Outcome.FAILED, f"{type(error).__name__}: {error}"
+                self.busy += time.monotonic() - began
                 self.scheduler.settle(step, outcome, text)
         finally:
             if self.process and self.process.stdin:
@@ -161,7 +166,8 @@ def ended(status: int) -> str:
 
 def run(sweep: Sweep, resources: Sequence[Resources], refresh: Callable[[], object]) -> Scheduler:
     """Make all missing steps; `refresh` is called about twice a second. Ctrl-C stops with the state saved."""
-    scheduler = Scheduler(sweep)
+    scheduler = Scheduler(sweep, len(resources), forecast.costs(sweep.steps, sweep.env.runs))
+    began = time.monotonic()
     todo = len(sweep.steps) - len(scheduler.outcomes)
     feeders = [Feeder(scheduler, share) for share in resources[:todo]]
     for feeder in feeders:
@@ -177,5 +183,7 @@ def run(sweep: Sweep, resources: Sequence[Resources], refresh: Callable[[], obje
             scheduler.stop()
             for feeder in feeders:
                 feeder.signal(SOFTLY if asked == 1 else FIRMLY)
+    if feeders:
+        scheduler.idle = max(0.0, 1 - sum(f.busy for f in feeders) / (len(resources) * (time.monotonic() - began)))
     refresh()
     return scheduler

@@ -2,6 +2,7 @@
 
 import threading
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -30,18 +31,34 @@ class Resources:
 
 @dataclass
 class Scheduler:
-    """Hands out the steps of a sweep, each as soon as its parent is done; all changes under one lock."""
+    """Hands out the steps of a sweep, each as soon as its parent is done; all changes under one lock.
+
+    Depth first, since a cell that is finished early tells more than many begun; but a long chain is begun while there
+    is other work enough for the other workers, so that all end together.
+    """
 
     sweep: Sweep
+    workers: int = 1
+    cost: Mapping[str, float] = field(default_factory=dict)  # of making each step, in any unit; of others: their epochs
     ready: deque[Step] = field(default_factory=deque)
     running: dict[str, Resources] = field(default_factory=dict)
     outcomes: dict[str, Outcome] = field(default_factory=dict)
     errors: dict[str, str] = field(default_factory=dict)
     stopping: bool = False
+    idle: float | None = None  # share of the workers' time, when it is over
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def __post_init__(self) -> None:
         missing = {step.id for step in self.sweep.missing()}
+        self.span: dict[str, float] = {}  # of each step that is to be made, and the longest chain below it
+        self.work: dict[str, float] = {}  # of it, and all below it
+        for step in reversed(self.sweep.steps):
+            if step.id in missing:
+                own = self.cost_of(step)
+                below = [child.id for child in self.sweep.children[step.id] if child.id in missing]
+                self.span[step.id] = own + max((self.span[id] for id in below), default=0.0)
+                self.work[step.id] = own + sum(self.work[id] for id in below)
+        self.left = sum(self.cost_of(step) for step in self.sweep.steps if step.id in missing)
         self.outcomes |= {step.id: Outcome.REUSED for step in self.sweep.steps if step.id not in missing}
         for step in self.sweep.steps:
             if step.id not in self.outcomes and self.parent_done(step):
@@ -50,6 +67,9 @@ class Scheduler:
     def parent_done(self, step: Step) -> bool:
         known = step.parent in self.sweep.children
         return not known or self.outcomes.get(step.parent or "") in (Outcome.DONE, Outcome.REUSED)
+
+    def cost_of(self, step: Step) -> float:
+        return self.cost.get(step.id, float(step.epochs))
 
     def over(self) -> bool:
         return not self.running and (self.stopping or not self.ready)
@@ -61,9 +81,16 @@ class Scheduler:
                 if self.over():
                     return None
                 self.changed.wait()
-            step = self.ready.popleft()
+            step = self.next()
+            self.ready.remove(step)
             self.running[step.id] = resources
             return step
+
+    def next(self) -> Step:
+        """Return the first of those that are ready, or the longest if the others would have to wait for it later."""
+        longest = max(self.ready, key=lambda step: self.span[step.id])
+        elsewhere = self.left - self.work[longest.id]
+        return longest if elsewhere < (self.workers - 1) * self.span[longest.id] else self.ready[0]
 
     def settle(self, step: Step, outcome: Outcome, error: str = "") -> None:
         """Note how a step ended; make its dependants ready, or mark them as blocked."""
@@ -73,11 +100,11 @@ class Scheduler:
                 self.ready.append(step)
             else:
                 self.outcomes[step.id] = outcome
+                self.left -= self.cost_of(step)
             if outcome == Outcome.FAILED:
                 self.errors[step.id] = error
                 self.block(step)
             if outcome == Outcome.DONE:
-                # depth first: a cell that is finished early tells more than many begun
                 self.ready.extendleft(reversed([c for c in self.sweep.children[step.id] if c.id not in self.outcomes]))
             self.changed.notify_all()
 
@@ -85,6 +112,7 @@ class Scheduler:
         for child in self.sweep.children[step.id]:
             if child.id not in self.outcomes:  # else it was there before, whatever has become of its parent
                 self.outcomes[child.id] = Outcome.BLOCKED
+                self.left -= self.cost_of(child)
                 self.block(child)
 
     def stop(self) -> None:

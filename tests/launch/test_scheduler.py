@@ -84,3 +84,43 @@ def test_once_it_is_stopped_nothing_is_given_and_nobody_waits(tmp_path: Path) ->
     waiting.join(LONG)
     assert given == [None]
     assert scheduler.over()
+
+
+def makespan(scheduler: Scheduler, workers: int) -> tuple[float, list[float]]:
+    """Return how long the sweep takes if each step takes its epochs, and when cells are finished."""
+    now, busy, ended = 0.0, list[tuple[float, Step]](), list[float]()
+    while not scheduler.over():
+        while scheduler.ready and len(busy) < workers:
+            step = take(scheduler)
+            busy.append((now + step.epochs, step))
+        busy.sort(key=lambda one: one[0])
+        now, step = busy.pop(0)
+        scheduler.settle(step, Outcome.DONE)
+        ended += [now] * (step.stage == "finetune")
+    return now, ended
+
+
+def test_a_long_chain_is_begun_while_there_is_work_for_the_others(tmp_path: Path) -> None:
+    grid = [(percent, seed, "finetune") for seed in range(3) for percent in (0.1, 0.3, 0.5, 0.7, 0.9)]
+    sweep = sweep_of(grid, tmp_path)  # 3 trainings of 8 epochs, each with 5 finetunings of 5
+    alone, _ = makespan(Scheduler(sweep), 1)
+    assert alone == 3 * (8 + 5 * 5)
+    depth_first, _ = makespan(Scheduler(sweep, 1), 2)
+    together, ended = makespan(Scheduler(sweep, 2), 2)
+    assert alone / 2 <= together < depth_first
+    assert together <= alone / 2 + 5  # a step at most
+    assert ended[:4] == [8 + 5, 8 + 5, 8 + 10, 8 + 10]  # not after the third training
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(cells, min_size=1, max_size=8, unique=True), st.integers(1, 4))
+def test_no_worker_is_idle_while_a_step_is_ready_and_none_is_made_twice(
+    wanted: list[tuple[float, int, str]], workers: int
+) -> None:
+    with TemporaryDirectory() as runs:
+        scheduler = Scheduler(sweep := sweep_of(wanted, Path(runs)), workers)
+    took, _ = makespan(scheduler, workers)
+    whole = sum(step.epochs for step in sweep.steps)
+    longest = max(sum(step.epochs for step in chain) for chain in sweep.chains)
+    assert max(whole / workers, longest) <= took <= whole / workers + longest  # Graham's bound for any such order
+    assert abs(scheduler.left) < 1e-9
