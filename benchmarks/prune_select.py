@@ -1,6 +1,6 @@
 """How fast are the weights to prune selected? Prints ratios to a sort, measured side by side, in turns, in one run.
 
-    python benchmarks/prune_select.py [--arch vgg16] [--sparsity 0.8] [--rounds 5]
+    python -m benchmarks.prune_select [--arch vgg16] [--sparsity 0.8] [--rounds 5]
 
 All select the smallest weights of a network in one threshold: `sort` and `topk` as most pruning code does, torch's own
 `torch.nn.utils.prune.global_unstructured` (which cannot be asked for an exact count twice: it starts anew each time),
@@ -8,16 +8,15 @@ and `keep_top`, whose masks are exact, ties included. Machines are shared and no
 """
 
 import argparse
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
+from benchmarks.turns import about, in_turns, table
 from pruning import archs, masks, rng
-from pruning.env import Env, device_name
+from pruning.env import Env
 
 
 def by_sort(weights: list[torch.Tensor], sparsity: float) -> list[torch.Tensor]:
@@ -42,13 +41,6 @@ def by_torch(layers: list[nn.Module], sparsity: float) -> None:
         prune.remove(layer, name)
 
 
-def seconds(select: Callable[[], object]) -> float:
-    """Return the time of one selection."""
-    began = time.perf_counter()
-    select()
-    return time.perf_counter() - began
-
-
 def main() -> None:
     """Measure all in turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -69,18 +61,8 @@ def main() -> None:
         "keep_top": lambda: masks.keep_top(scores, options.sparsity),
     }
     count = sum(weight.numel() for weight in weights)
-    print(f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"\n{count:,} weights of {options.arch}, sparsity {options.sparsity:g}\n")
-    print("| | ms | times as fast as a sort |\n|---|---|---|")
-    for select in ways.values():
-        seconds(select)  # warm-up
-    rounds = [[seconds(select) for select in ways.values()] for _ in range(options.rounds)]
-    for index, name in enumerate(ways):
-        ratios = sorted(times[0] / times[index] for times in rounds)
-        median = statistics.median(times[index] for times in rounds)
-        print(
-            f"| {name} | {1000 * median:.1f} | {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f}) |"
-        )
+    print(f"{about()}\n\n{count:,} weights of {options.arch}, sparsity {options.sparsity:g}\n")
+    print(table(in_turns(ways, options.rounds)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ Loops, each of which trains the same architecture, 80 % pruned unless said, on t
     fp32      the same in float32
     dense     ours, with nothing pruned
     bare      forward, backward, optimizer step on one fixed batch: what our loop would cost without data and masks
+    products  the convolutions and linear layers of ours alone, forward and for both gradients: what bounds it
     launched  on a GPU: ours without a recorded step
     fastest   on a GPU: ours with whatever algorithm is fastest this time, which gives other bits the next time
 
@@ -18,6 +19,7 @@ it while another one is timed. Machines are shared and noisy: an absolute time m
 """
 
 import argparse
+import copy
 import os
 import statistics
 import time
@@ -121,6 +123,36 @@ def ours(
     return pass_
 
 
+def products(arch: str, data: Data, batch: int, precision: str) -> Round:
+    """Return the products of a pass: each layer's, on random inputs and gradients, without what is between them."""
+    model = pruned(arch)[0].to(data.device).to(memory_format=torch.channels_last)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    calls: list[Callable[[], object]] = []
+
+    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        first = inputs[0].shape[1] == 3  # images need no gradient
+        copied = copy.deepcopy(layer).to(dtype)
+        given = torch.randn_like(inputs[0], dtype=dtype).requires_grad_(not first)
+        gradient = torch.randn_like(output, dtype=dtype)
+        calls.append(lambda: copied(given).backward(gradient))
+
+    layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(record) for layer in layers]
+    images, _ = next(train_batches(data, batch_size=batch, seed=0, epoch=0))
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    steps = len(data.train) // batch
+
+    def pass_() -> None:
+        for call in calls * steps:
+            call()
+
+    return pass_
+
+
 def random_data(noise: np.random.Generator, count: int, device: torch.device) -> Data:
     """Return so many random images of ten classes, to train and to test on."""
     pixels = torch.from_numpy(noise.integers(0, 256, (count, 32, 32, 3), dtype=np.uint8))
@@ -138,6 +170,7 @@ def loops(arch: str, data: Data, options: argparse.Namespace) -> dict[str, Round
         "fp32": lambda: ours(arch, data, options.batch, precision="fp32"),
         "dense": lambda: ours(arch, data, options.batch, sparsity=0),
         "bare": lambda: ours(arch, data, options.batch, sparsity=0, fixed=True),
+        "products": lambda: products(arch, data, options.batch, Env().precision("auto")),
         "launched": lambda: ours(arch, data, options.batch, env=Env(cuda_graph=False)),
         "fastest": lambda: ours(arch, data, options.batch, env=Env(deterministic=False)),
     }
@@ -168,7 +201,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "resnet110", "preresnet110", "vgg16"])
     gpu = ["launched", "fastest"] if torch.cuda.is_available() else []
-    parser.add_argument("--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", *gpu])
+    parser.add_argument("--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", "products", *gpu])
     for name, value in (("batch", 128), ("rounds", 5), ("steps", 50 if gpu else 4), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
