@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pruning.data import Batch, Data, Split, eval_batches, steps_per_epoch, train_batches
-from pruning.training.graphs import warned
+from pruning.training.graphs import WAITS, warned
 from tests import reference
 
 
@@ -140,7 +140,7 @@ def test_batches_on_a_gpu_are_those_of_the_cpu_and_never_wait() -> None:
     got = [next(batches)]
     with warned() as said:
         got += list(batches)
-    assert not said
+    assert WAITS not in said  # torch also warns that it may not warn of everything
     for (images, labels), (images_there, labels_there) in zip(expected, got, strict=True):
         assert images_there.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(images, images_there.cpu(), rtol=0, atol=1e-5)
