@@ -19,7 +19,6 @@ it while another one is timed. Machines are shared and noisy: an absolute time m
 """
 
 import argparse
-import copy
 import os
 import statistics
 import time
@@ -127,23 +126,26 @@ def products(arch: str, data: Data, batch: int, precision: str) -> Round:
     """Return the products of a pass: each layer's, on random inputs and gradients, without what is between them."""
     model = pruned(arch)[0].to(data.device).to(memory_format=torch.channels_last)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    calls: list[Callable[[], object]] = []
-
-    def record(layer: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        assert isinstance(layer, nn.Conv2d | nn.Linear)
-        first = inputs[0].shape[1] == 3  # images need no gradient
-        copied = copy.deepcopy(layer).to(dtype)
-        given = torch.randn_like(inputs[0], dtype=dtype).requires_grad_(not first)
-        gradient = torch.randn_like(output, dtype=dtype)
-        calls.append(lambda: copied(given).backward(gradient))
-
+    shapes: list[tuple[nn.Module, torch.Tensor, torch.Tensor]] = []
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]
-    hooks = [layer.register_forward_hook(record) for layer in layers]
+    hooks = [layer.register_forward_hook(lambda m, given, out: shapes.append((m, given[0], out))) for layer in layers]
     images, _ = next(train_batches(data, batch_size=batch, seed=0, epoch=0))
     with torch.no_grad():
         model(images)
     for hook in hooks:
         hook.remove()
+    model.to(dtype)
+
+    def product(layer: nn.Module, given: torch.Tensor, out: torch.Tensor) -> Callable[[], object]:
+        image = given.shape[1] == 3  # needs no gradient
+        inputs, gradient = (
+            torch.randn_like(given, dtype=dtype, requires_grad=not image),
+            torch.randn_like(out, dtype=dtype),
+        )
+        wanted = [*layer.parameters(), *([] if image else [inputs])]
+        return lambda: torch.autograd.grad(layer(inputs), wanted, gradient)
+
+    calls = [product(*shape) for shape in shapes]
     steps = len(data.train) // batch
 
     def pass_() -> None:
