@@ -102,14 +102,15 @@ class LocalLauncher(GraphLauncher):
     def start(self, cells: Sequence[dict[str, Any]]) -> None:
         from pruning.launch import local
 
-        settings, report = self.settings(), reporting(cells)
+        settings, sweep = self.settings(), self.sweep(cells)
+        report = reporting(cells)
 
-        def ended(sweep: Any) -> None:
+        def ended(_: Any) -> None:
             text, page = report(sweep)
             if page and not sweep.missing():
                 recall.keep([*local.again(sweep), text], sweep.steps, [page], cells, self.node, "sweep")
 
-        local.launch(self.sweep(cells), settings, ended)
+        local.launch(sweep, settings, ended)
 
     def said(self, cells: Sequence[dict[str, Any]]) -> str | None:
         return recall.said(cells, self.node, "sweep")
