@@ -8,6 +8,7 @@ the device.
 import math
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ from pruning.training.evaluation import autocast, exact, measure
 from pruning.training.graphs import PAYS, Graphs, StepFunction
 from pruning.training.hooks import ResumeState, StateError, TrainingHooks
 from pruning.training.optimizers import forget, optimizer_for, step_of
+from pruning.training.padding import keep_zero
 from pruning.training.rates import Rates
 from pruning.training.recipe import TrainRecipe
 
@@ -58,8 +60,9 @@ def fit(
     hooks = hooks or TrainingHooks()
     loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks, loss, first_epoch, updates)
     loop.record(cuda_graph)
-    while loop.epoch < loop.epochs:
-        loop.run_epoch()
+    with keep_zero(model) if precision == "bf16" and data.device.type == "cpu" else nullcontext():
+        while loop.epoch < loop.epochs:
+            loop.run_epoch()
     return {name: keep.cpu() for name, keep in loop.mask.items()}
 
 
