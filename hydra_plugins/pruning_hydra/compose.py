@@ -40,11 +40,9 @@ class Composer:
         self.loader, self.master = loader, master
         self.parse = cache(OverridesParser.create(config_loader=loader).parse_override)
         self.is_group = cache(lambda name: bool(loader.get_group_options(name)))  # Hydra looks for ten milliseconds
-        self.sets_value, self.composed, self.plain = (
-            cache(self._sets_value),
-            cache(self._composed),
-            cache(lambda groups: Plain.of(self.composed(groups))),
-        )
+        self.sets_value = cache(self._sets_value)
+        self.composed = cache(self._composed)
+        self.plain = cache(lambda groups: Plain.of(self.composed(groups)))
 
     def config(self, job: Sequence[str]) -> dict[str, Any]:
         groups = tuple(text for text in job if not self.sets_value(text))

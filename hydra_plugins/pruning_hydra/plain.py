@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 Key = tuple[str, ...]
+VALUE, FREE, OTHER = "a single value", "nothing", "a group, or something within a value"
 REFERENCE = re.compile(r"\$\{(\w+(?:\.\w+)*)\}")
 SPECIAL = re.compile(r"\$\{|\\|^\?\?\?$")  # interpolations, their escapes, and what must be set
 
@@ -55,20 +56,22 @@ class Plain:
             key, value = tuple(override.key_or_group.split(".")), override.value()
             if override.package is not None or override.is_delete() or not simple(value):
                 return None
-            adds = override.is_add() or override.is_force_add()
-            if not self._is_place(key, new=adds) and not (self._is_place(key) and not override.is_add()):
+            adds, forced = override.is_add(), override.is_force_add()
+            if not {VALUE: not adds, FREE: adds or forced}.get(self._place(key), False):
                 return None
             changed[key] = value
         return _with(self.resolved, self.references, changed, self._followers({*changed}))
 
-    def _is_place(self, key: Key, *, new: bool = False) -> bool:
-        """Whether there is a single value now; `new`: whether there is none, in a group that there is."""
+    def _place(self, key: Key) -> str:
+        """Return what is there: VALUE; FREE: nothing, in a group that there is; or OTHER."""
         node: Any = self.whole
         for part in key[:-1]:
             node = node.get(part) if isinstance(node, Mapping) else None
-        if not isinstance(node, Mapping) or new:
-            return isinstance(node, Mapping) and key[-1] not in node
-        return key[-1] in node and not isinstance(node[key[-1]], Mapping)
+        if not isinstance(node, Mapping):
+            return OTHER
+        if key[-1] not in node:
+            return FREE
+        return OTHER if isinstance(node[key[-1]], Mapping) else VALUE
 
     def _followers(self, changed: set[Key]) -> list[Key]:
         """Return the keys that refer to one of these, by way of others too, and are none of them."""

@@ -24,15 +24,15 @@ from pruning.program import MAIN
 from pruning.runs.provenance import PACKAGE
 from pruning.runs.run import Run
 from pruning.runs.step import Step, is_file
+from pruning.tracking import under_agent
 
 FOLDER = ".finished"  # in env.runs
-AGENT = "WANDB_SWEEP_ID"  # W&B's agent waits for an answer, not for a text
 
 
 def said(cells: Sequence[Mapping[str, Any]], *settings: Any) -> str | None:
     """Return what the command with these composed configs says, if it was finished and that still holds."""
     path = _place(cells, settings)
-    if path is None or AGENT in os.environ:
+    if path is None or under_agent():  # who waits for an answer, not for a text
         return None
     try:
         found = json.loads(path.read_text())

@@ -1,6 +1,6 @@
 """What a person sees of a run: the terminal, and W&B; the only importers of rich and wandb."""
 
-from pruning.tracking.agent import adopt_agent, answer_agent
+from pruning.tracking.agent import adopt_agent, answer_agent, under_agent
 from pruning.tracking.console import Reporter, load_torch, reporter
 from pruning.tracking.group import GroupReport, log_report
 from pruning.tracking.guard import Tracker
@@ -25,4 +25,5 @@ __all__ = [
     "log_report",
     "reporter",
     "tracker",
+    "under_agent",
 ]

@@ -12,9 +12,14 @@ from pruning.tracking.wandb import WandbTracker
 NAMES = ("WANDB_SWEEP_ID", "WANDB_RUN_ID", "WANDB_SWEEP_PARAM_PATH")
 
 
+def under_agent() -> bool:
+    """Whether W&B's agent has given the command, and waits for an answer."""
+    return NAMES[0] in os.environ
+
+
 def adopt_agent() -> dict[str, str]:
     """Take the agent's variables out of the environment, so that the steps have their own runs; {} without an agent."""
-    if "WANDB_SWEEP_ID" not in os.environ:
+    if not under_agent():
         return {}
     os.environ.setdefault("WANDB_RUN_GROUP", os.environ["WANDB_SWEEP_ID"])
     return {name: os.environ.pop(name) for name in NAMES if name in os.environ}
