@@ -46,19 +46,22 @@ run() {
     nvidia-smi -L 2> /dev/null || echo "no GPU: a rehearsal"
     part 150 Tests python3 -m pytest -o addopts= -q -n 8 -p no:benchmark -p no:cacheprovider tests/test_cuda.py \
         tests/data/test_batches.py
-    part 100 "Training loops" python3 benchmarks/train_step.py --rounds 2 --workers "$((($(nproc) + 1) / 2))" \
+    part 90 "Training loops" python3 benchmarks/train_step.py --rounds 2 --workers "$((($(nproc) + 1) / 2))" \
         --arch resnet20 resnet56 vgg16
-    part 60 "Several processes, taking turns" python3 -m benchmarks.sharing
+    part 20 "Batches" python3 -m benchmarks.data --images 10000 --rounds 3 --workers "$((($(nproc) + 1) / 2))"
+    part 20 "Masks" python3 -m benchmarks.masking --arch resnet20 --steps 50 --rounds 3
+    part 20 "Evaluation" python3 -m benchmarks.evaluate --arch resnet20 --images 10000 --rounds 3
+    part 50 "Several processes, taking turns" python3 -m benchmarks.sharing
     if command -v nvidia-cuda-mps-control > /dev/null; then
         export CUDA_MPS_PIPE_DIRECTORY=$work CUDA_MPS_LOG_DIRECTORY=$work
         nvidia-cuda-mps-control -d
         trap 'echo quit | nvidia-cuda-mps-control; rm -rf "$work"' EXIT
-        part 60 "Several processes, with the multi-process service" python3 -m benchmarks.sharing
+        part 50 "Several processes, with the multi-process service" python3 -m benchmarks.sharing
     fi
     if [ -n "$photographs" ]; then
         mkdir "$work/photographs"
         tar -xf "$photographs" -C "$work/photographs"
-        part 200 "A sweep" python3 main.py -m dataset=image_folder "dataset.root=$work/photographs" arch=resnet20 \
+        part 130 "A sweep" python3 main.py -m dataset=image_folder "dataset.root=$work/photographs" arch=resnet20 \
             train.epochs=10 train.batch_size=256 train.lr=0.2 finetune.epochs=3 finetune.batch_size=256 finetune.lr=0.05 \
             prune.percent=0.5,0.8,0.9,0.95 seed=0,1,2 hydra.launcher.per_device=4 "env.runs=$work/runs" \
             "env.data=$work/data" env.wandb.mode=disabled

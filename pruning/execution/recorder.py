@@ -23,6 +23,7 @@ from pruning.checkpoints import Checkpoint, snapshot
 from pruning.data import Data
 from pruning.env import Env
 from pruning.errors import UserError
+from pruning.execution.saving import Saver
 from pruning.execution.stop import StopRequest
 from pruning.files import cannot_write, publish, read_bytes, sha256, to_json, write_whole
 from pruning.runs import Result, Run, Step, claims, snapshot_name
@@ -50,6 +51,9 @@ class RunRecorder(TrainingHooks):
     data: Data | None = None
     epochs: int = 0  # that the training makes in all
     images: int = 0  # that it has seen, over all attempts
+
+    def __post_init__(self) -> None:
+        self.saver = Saver(self.run.resume, self.claim.check)
 
     def begin(self, machine: dict[str, Any]) -> None:
         """Read what an earlier attempt has saved, and write down that this one has begun, on `machine`."""
@@ -126,12 +130,13 @@ class RunRecorder(TrainingHooks):
         return self.earlier + time.monotonic() - self.began
 
     def save(self, state: ResumeState) -> None:
-        packed = io.BytesIO()  # torch's own writer turns a full disk into a RuntimeError about positions
-        torch.save(state | {"elapsed": self.elapsed(), "rows": self.rows, "images": self.images}, packed)
-        write_whole(self.run.resume, packed.getbuffer(), self.claim.check)
-        if self.unsent:  # only what a resumed run will not send again
-            self.tracker.row(self.unsent)
-            self.unsent = None
+        row, self.unsent = self.unsent, None
+        state = state | {"elapsed": self.elapsed(), "rows": [*self.rows], "images": self.images}
+        # only what a resumed run will not send again
+        self.saver.save(state, lambda: self.tracker.row(row) if row else None)
+
+    def settle(self) -> None:
+        self.saver.wait()
 
     def row(self, metrics: dict[str, float]) -> None:
         self.claim.check()
@@ -152,7 +157,9 @@ class RunRecorder(TrainingHooks):
             raise claims.LostClaim(f"{self.run.path.name} was finished by another process")
 
     def close(self) -> None:
-        """The attempt is over, one way or another."""
+        """The attempt is over, one way or another; an error that is under way is the one to show."""
+        with suppress(Exception):
+            self.saver.wait()
         self.tracker.close()
         if self.metrics:
             with suppress(OSError):
@@ -163,6 +170,7 @@ class RunRecorder(TrainingHooks):
 
     def batch(self, images: int) -> None:
         self.images += images
+        self.saver.look()
         self.reporter.batch(images)
 
     def stopping(self) -> bool:

@@ -28,7 +28,10 @@ class TrainingHooks:
         """Look at `model` after that many epochs: before the state of that moment is saved, and on going on from it."""
 
     def save(self, state: ResumeState) -> None:
-        """Keep `state` instead of what was saved before."""
+        """Keep `state` instead of what was saved before: a copy, since the training goes on with these tensors."""
+
+    def settle(self) -> None:
+        """Return when what was given to `save` is kept."""
 
     def row(self, metrics: dict[str, float]) -> None:
         """Take the figures of one epoch."""

@@ -63,6 +63,7 @@ def fit(
     with keep_zero(model) if precision == "bf16" and data.device.type == "cpu" else nullcontext():
         while loop.epoch < loop.epochs:
             loop.run_epoch()
+    hooks.settle()
     return {name: keep.cpu() for name, keep in loop.mask.items()}
 
 
@@ -162,6 +163,7 @@ class TrainingLoop:
             self.hooks.after(self.epoch, self.model)
         self.save()
         if self.hooks.stopping():
+            self.hooks.settle()
             raise Interrupted
 
     def step(self, images: Tensor, labels: Tensor) -> None:

@@ -23,6 +23,7 @@ from pruning import tracking
 from pruning.env import Env
 from pruning.errors import UserError
 from pruning.execution.execute import run_step
+from pruning.execution.saving import NAME
 from pruning.execution.stop import StopRequest
 from pruning.pipeline import plan
 from pruning.runs import Run, Step, claims
@@ -44,7 +45,7 @@ class Disk:
 
     def __init__(self, root: Path, at: int | None, how: int | str) -> None:
         self.root, self.at, self.how, self.count = str(root), at, how, 0
-        self.main = threading.get_ident()
+        self.lock = threading.Lock()
         for name in CALLS:
             setattr(os, name, partial(self.call, getattr(os, name), name))
         opened = io.open
@@ -53,9 +54,12 @@ class Disk:
     def call(self, function: Callable[..., Any], name: str, *args: Any, **options: Any) -> Any:
         place = args[0] if args else ""
         ours = isinstance(place, int) if name in ("write", "fsync") else self.root in str(place)
-        if ours and threading.get_ident() == self.main:  # the heartbeat's calls come when they like
-            self.count += 1
-            if self.count == self.at:
+        # of the step, and of what writes its state; the heartbeat's calls come when they like
+        if ours and threading.current_thread().name in ("MainThread", NAME):
+            with self.lock:
+                self.count += 1
+                now = self.count == self.at
+            if now:
                 if self.how == "stop":
                     os._exit(77)
                 assert isinstance(self.how, int)
