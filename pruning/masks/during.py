@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from pruning import rng
+from pruning.masks.lowest import drop_lowest
 from pruning.masks.mask import Mask
-from pruning.masks.select import drop_lowest
 
 Updates = Callable[[int, int, nn.Module, Mask], Mask | None]
 """(optimizer step from 0, of how many, the network with this step's gradients, its mask) -> the next mask, if another.
@@ -85,10 +85,10 @@ class DropAndGrow:
         generator = rng.generator(self.seed, "growth", step)
         found = {}
         for name, keep in mask.items():
-            weight, alive = model.get_parameter(name), keep.cpu().flatten()
+            weight, alive = model.get_parameter(name), keep.cpu()
             size, kept = alive.numel(), int(alive.sum())
             moved = int(share * kept)
-            left = drop_lowest(weight.detach().abs().cpu().flatten(), alive, size - kept + moved)
-            grown = drop_lowest(self.growth(weight, generator).cpu().flatten(), ~left, size - moved)
-            found[name] = (left | grown).reshape(keep.shape)
+            (left,) = drop_lowest([weight.detach().abs()], [alive], size - kept + moved)
+            (grown,) = drop_lowest([self.growth(weight, generator)], [~left], size - moved)
+            found[name] = left | grown
         return found

@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterable, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +10,7 @@ from pruning import rng
 from pruning.errors import UserError, check_choice
 from pruning.masks.criteria import CRITERIA, Criterion, Scores, Scoring
 from pruning.masks.levels import sparsities
+from pruning.masks.lowest import drop_lowest
 from pruning.masks.mask import Mask, counts, prunable
 from pruning.masks.scopes import SCOPES, Scope
 from pruning.settings import check_range
@@ -75,8 +75,11 @@ def keep_top(
         raise UserError("scores must have an entry for each prunable weight, got none", "scores")
     if isinstance(scope, str):
         scope = SCOPES[check_choice("scope", scope, SCOPES)]
-    alive = {name: _alive(name, score, previous or {}) for name, score in scores.items()}
-    pruned = {name: int((~keep).sum()) for name, keep in alive.items()}
+    for name, score in scores.items():
+        if score.numel() and score.amin().isnan():  # which nan takes over
+            raise UserError(f"the scores of {name} contain nan: the weights or the gradients have diverged")
+    alive = {name: (previous or {}).get(name) for name in scores}
+    pruned = {name: 0 if keep is None else keep.numel() - int(keep.count_nonzero()) for name, keep in alive.items()}
     size = sum(score.numel() for score in scores.values())
     total = round(sparsity * size)
     if total < sum(pruned.values()):
@@ -90,10 +93,8 @@ def keep_top(
         raise ValueError(f"a scope must name each weight once and give {total} to prune in all, got {dict(groups)}")
     mask: Mask = {}
     for names, count in groups.items():
-        flat = torch.cat([scores[name].flatten() for name in names])
-        kept = drop_lowest(flat, torch.cat([alive[name].flatten() for name in names]), count)
-        parts = kept.split([scores[name].numel() for name in names])
-        mask |= {name: part.reshape(scores[name].shape) for name, part in zip(names, parts, strict=True)}
+        kept = drop_lowest([scores[name] for name in names], [alive[name] for name in names], count)
+        mask |= zip(names, kept, strict=True)
     return {name: mask[name] for name in scores}
 
 
@@ -113,55 +114,3 @@ def _checked(scores: Scores, weights: Mapping[str, Tensor]) -> Scores:
             got = f"shape {list(scores[name].shape)}" if name in scores else "none"
             raise ValueError(f"a criterion must give a score of shape {list(weight.shape)} for {name}, got {got}")
     return {name: scores[name].detach().cpu() for name in weights}
-
-
-def _alive(name: str, score: Tensor, previous: Mapping[str, Tensor]) -> Tensor:
-    if score.numel() and score.amin().isnan():  # which nan takes over
-        raise UserError(f"the scores of {name} contain nan: the weights or the gradients have diverged")
-    return previous[name] if name in previous else torch.ones_like(score, dtype=torch.bool)
-
-
-def drop_lowest(scores: Tensor, alive: Tensor, pruned: int) -> Tensor:
-    """Return a copy of `alive` (bool, N) in which `pruned` entries are False: the lowest alive scores have gone too.
-
-    ValueError if there are more that are False already, or fewer entries.
-    """
-    dead = len(alive) - int(alive.count_nonzero())
-    if not dead <= pruned <= len(alive):
-        raise ValueError(f"a scope asks for {pruned} pruned of {len(alive)} weights, {dead} are already")
-    if pruned == dead:
-        return alive.clone()
-    threshold = kth_smallest(scores[alive] if dead else scores, pruned - dead)
-    keep = scores > threshold
-    if dead:
-        keep &= alive
-    if room := len(keep) - pruned - int(keep.count_nonzero()):
-        keep[positions((scores == threshold) & alive)[:room]] = True
-    return keep
-
-
-SAMPLE, DEVIATIONS = 1 << 15, 4  # how many, and how far off its quantile may be, in standard deviations
-
-
-def kth_smallest(values: Tensor, k: int) -> Tensor:
-    """Return the k-th smallest of the values (N,), counted from 1, exactly.
-
-    A sample says between which two values it lies, but for one time in thousands, and the few between them are searched
-    (Floyd and Rivest 1975, doi 10.1145/360680.360691).
-    """
-    if len(values) > 4 * SAMPLE:
-        sample = values[:: len(values) // SAMPLE].sort().values
-        at, off = k * len(sample) // len(values), round(DEVIATIONS * len(sample) ** 0.5 / 2)
-        low, high = sample[max(at - off, 0)], sample[min(at + off, len(sample) - 1)]
-        among = values >= low
-        below = len(values) - int(among.count_nonzero())
-        among &= values <= high
-        between = values[positions(among)]
-        if below < k <= below + len(between):
-            return between.kthvalue(k - below).values
-    return values.kthvalue(k).values
-
-
-def positions(wanted: Tensor) -> Tensor:
-    """Return where `wanted` (N,) is true; NumPy passes over what is false nine times as fast as torch."""
-    return torch.from_numpy(np.flatnonzero(wanted.numpy())) if wanted.device.type == "cpu" else wanted.nonzero()[:, 0]

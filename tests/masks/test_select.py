@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning import archs, masks
 from pruning.errors import UserError
 from pruning.masks import SCOPES, Criterion, Mask, Scores, Scoring, keep_top, sparsities
-from pruning.masks.select import SAMPLE, kth_smallest
+from pruning.masks.lowest import CHUNK, SAMPLE
 from tests import reference
 from tests.helpers import equal
 
@@ -231,8 +231,8 @@ def test_where_nothing_goes_no_criterion_is_asked() -> None:
 
 
 @pytest.mark.parametrize("case", ["random", "sorted", "reversed", "few values", "one value", "periodic", "infinite"])
-def test_of_many_the_kth_is_found_by_a_sample_whatever_it_says(case: str) -> None:
-    n, draw = 5 * SAMPLE + 77, torch.Generator().manual_seed(0)
+def test_of_many_the_lowest_are_found_by_a_sample_whatever_it_says(case: str) -> None:
+    n, draw = 2 * CHUNK + 77, torch.Generator().manual_seed(0)
     values = torch.randn(n, generator=draw)
     made = {
         "random": values,
@@ -243,10 +243,25 @@ def test_of_many_the_kth_is_found_by_a_sample_whatever_it_says(case: str) -> Non
         "periodic": torch.where(torch.arange(n) % (n // SAMPLE) == 0, 1000.0 + values, values),  # the sample sees 1000
         "infinite": torch.where(values > 0, torch.inf, -torch.inf),
     }[case]
-    whole = made.sort().values
-    for k in (1, 2, n // 3, n // 2, n - 1, n):
-        assert kth_smallest(made, k) == whole[k - 1], k
-    lowest = n - 1 - made.flip(0).argsort(stable=True)[: n // 2]  # of equal ones the last first
-    expected = torch.ones(n, dtype=torch.bool)
-    expected[lowest] = False
-    assert torch.equal(keep_top({"a": made}, (n // 2) / n)["a"], expected)
+    lowest = n - 1 - made.flip(0).argsort(stable=True)  # of equal ones the last first
+    gone = torch.arange(n) % (n // SAMPLE) < 2  # the sample meets only what is gone already
+    others = lowest[~gone[lowest]]
+    ends = [SAMPLE + 5, n - 3]  # of layers that have other lengths than what is looked at together
+    for count in (0, 1, 2, n // 3, n // 2, n - 1, n):
+        kept = torch.ones(n, dtype=torch.bool)
+        kept[lowest[:count]] = False
+        mask = keep_top({str(i): part for i, part in enumerate(made.tensor_split(ends))}, count / n)
+        assert torch.equal(torch.cat([*mask.values()]), kept), count
+        if count >= (dead := int(gone.count_nonzero())):
+            kept = ~gone
+            kept[others[: count - dead]] = False
+            assert torch.equal(keep_top({"a": made}, count / n, previous={"a": ~gone})["a"], kept), count
+
+
+def test_scores_of_any_type_and_order_in_memory() -> None:
+    made = torch.randn(40, 30, 3, 3, generator=torch.Generator().manual_seed(0))
+    for dtype in (torch.float64, torch.float16, torch.bfloat16, torch.int32):
+        scores = {"a": (100 * made).to(dtype)}
+        expected = reference.keep_top(scores, 0.3)
+        assert equal(keep_top(scores, 0.3), expected)
+        assert equal(keep_top({"a": scores["a"].to(memory_format=torch.channels_last)}, 0.3), expected)
