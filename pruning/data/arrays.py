@@ -1,13 +1,13 @@
 """Any image classification set as NumPy arrays: `x_train y_train x_test y_test`, as Keras and MedMNIST write them.
 
-They are in one .npz, or in a directory with an .npy for each, which is mapped: it may be larger than the memory if the
-images are stored as they are used, (N, H, W, 3).
+They are in one .npz, which is unpacked once and kept, or in a directory with an .npy for each. Both are mapped; a
+directory may be larger than the memory if the images are stored as they are used, (N, H, W, 3).
 """
 
 import hashlib
 import zipfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pruning.data import cache as store
 from pruning.data.moments import channels, moments
 from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
@@ -30,18 +31,18 @@ NAMES = {  # what people call them
 }
 
 
-def info(_cache: Path, progress: Progress | None = None, *, file: str | None) -> Info:
+def info(cache: Path, progress: Progress | None = None, *, file: str | None) -> Info:
     """Return what is known of the images, all read once and checked; UserError says what is wrong with them."""
     path, stamp = _found(file)
-    train, _, classes, digest = _read(path, stamp, progress)
+    train, _, classes, digest = _read(path, stamp, cache, progress)
     height, width = train.images.shape[1:3]
     count = Counter(train.labels.tolist())
     return Info(classes, digest, (height, width), tuple(count[label] for label in range(classes)))
 
 
-def load(_cache: Path, progress: Progress | None = None, *, file: str | None) -> Data:
+def load(cache: Path, progress: Progress | None = None, *, file: str | None) -> Data:
     """Return the images; the constants are of the training pixels, and classes are called by their numbers."""
-    train, test, classes, _ = _read(*_found(file), progress)
+    train, test, classes, _ = _read(*_found(file), cache, progress)
     mean, std = moments(train.images)
     return Data(train, None, test, tuple(map(str, range(classes))), channels(mean), channels(std))
 
@@ -71,23 +72,45 @@ def _arrays(path: Path) -> Iterator[Mapping[str, Any]]:
         yield whole
 
 
-def _read(path: Path, stamp: tuple[int, ...], progress: Progress | None) -> Whole:
+def _read(path: Path, stamp: tuple[int, ...], cache: Path, progress: Progress | None) -> Whole:
     """Return what `_read_anew` does, and keep it: a set is planned and loaded in one process."""
     if (path, stamp) not in _KEPT:
         _KEPT.clear()
-        _KEPT[path, stamp] = _read_anew(path, progress)
+        _KEPT[path, stamp] = _checked(path, *_parts(path, stamp, cache, progress))
     return _KEPT[path, stamp]
 
 
-def _read_anew(path: Path, progress: Progress | None) -> Whole:
+def _parts(path: Path, stamp: tuple[int, ...], cache: Path, progress: Progress | None) -> list[Split]:
+    """Return the training and the test part; what an .npz holds is kept under its path, with its stamp."""
+
+    def read() -> store.Tensors:
+        try:
+            with _arrays(path) as whole:
+                found = {part: _part(whole, part, i, progress) for i, part in enumerate(NAMES)}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+            text = " ".join(str(error).split())[:160]
+            raise UserError(f"file={path} cannot be read: {text}", "file") from None
+        images = {f"{part}_images": split.images for part, split in found.items()}
+        return images | {f"{part}_labels": split.labels for part, split in found.items()}
+
+    tensors = read() if path.is_dir() else _kept(path, stamp, cache, read)
+    return [Split(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in NAMES]
+
+
+def _kept(path: Path, stamp: tuple[int, ...], cache: Path, unpack: Callable[[], store.Tensors]) -> store.Tensors:
+    """Return what `unpack` does, from where it is kept if it is of a file with this stamp."""
+    name = hashlib.sha256(str(path).encode()).hexdigest()[:16]
+    place = cache.expanduser().absolute() / "arrays" / f"{name}.safetensors"
+
+    def read() -> store.Tensors | None:
+        found = store.read_kept(place)
+        return found if found and found["stamp"].tolist() == [*stamp] else None
+
+    return store.shared(place, read, lambda: store.keep(place, unpack() | {"stamp": torch.tensor(stamp)}))
+
+
+def _checked(path: Path, train: Split, test: Split) -> Whole:
     """Return both parts, the number of classes, and the sha256 over the arrays as they are used."""
-    try:
-        with _arrays(path) as whole:
-            parts = {part: _part(whole, part, i, progress) for i, part in enumerate(NAMES)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
-        text = " ".join(str(error).split())[:160]
-        raise UserError(f"file={path} cannot be read: {text}", "file") from None
-    train, test = parts["train"], parts["test"]
     if train.images.shape[1:] != test.images.shape[1:]:
         sizes = " and ".join(f"{part.images.shape[2]}x{part.images.shape[1]}" for part in (train, test))
         raise UserError(f"file={path}: training and test images must have one size, they have {sizes}", "file")

@@ -1,6 +1,7 @@
 """Files that only save time: a directory that cannot be written is no error, the work is done again next time."""
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pruning.errors import UserError
-from pruning.files import write_whole
+from pruning.files import alone, write_whole
 
+Tensors = dict[str, Tensor]
 ZEROS = 1 << 24  # bytes written at once
 
 
@@ -31,7 +33,40 @@ def write_text(path: Path, text: str) -> None:
         write_whole(path, text.encode())
 
 
-def read_tensors(path: Path) -> dict[str, Tensor] | None:
+def shared(path: Path, read: Callable[[], Tensors | None], make: Callable[[], Tensors]) -> Tensors:
+    """Return what `read` finds at `path`; if that is nothing, one process of this machine makes it, and others wait."""
+    if (found := read()) is not None:
+        return found
+    with alone(path.with_name(f".{path.name}.lock")):
+        found = read()
+        return make() if found is None else found
+
+
+def keep(path: Path, tensors: Tensors) -> Tensors:
+    """Keep the tensors for `read_kept`, and return them as that does; where they cannot be written, as they are."""
+    from safetensors.torch import save
+
+    with contextlib.suppress(UserError):
+        write_whole(path, save(tensors | {"sha256": _digest(tensors)}))
+    return read_kept(path) or tensors
+
+
+def read_kept(path: Path) -> Tensors | None:
+    """Return the tensors, mapped into memory, which other processes share; None if they are not there, to the bit."""
+    tensors = read_tensors(path) or {}
+    digest = tensors.pop("sha256", None)
+    return tensors if digest is not None and digest.tolist() == _digest(tensors).tolist() else None
+
+
+def _digest(tensors: Tensors) -> Tensor:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(ascii((name, tensor.dtype, tuple(tensor.shape))).encode())
+        digest.update(tensor.numpy().data)
+    return torch.tensor([*digest.digest()], dtype=torch.uint8)
+
+
+def read_tensors(path: Path) -> Tensors | None:
     """Return the tensors of a safetensors file, mapped into memory, or None if there is no whole file."""
     from safetensors.torch import load_file
 
@@ -41,7 +76,7 @@ def read_tensors(path: Path) -> dict[str, Tensor] | None:
         return None
 
 
-def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], dict[str, Tensor]]) -> dict[str, Tensor]:
+def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], Tensors]) -> Tensors:
     """Return `images`, uint8 of that shape, which `fill` fills, with the `mean` and `std` (float64, 3) that it returns.
 
     They are kept for `read_tensors`, and never in memory as a whole: the file is mapped while it is filled. Where it

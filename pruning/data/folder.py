@@ -125,15 +125,14 @@ def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, s
     """Return the images of a listing, as `load` does."""
     found, shape = fingerprint(folder, cache, progress, size)
     kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
-    tensors = store.read_tensors(kept)
-    if tensors is None or not whole(tensors, (len(folder.all_files), *shape, 3)):
-        files = [folder.root / file for file in folder.all_files]
+    files = [folder.root / file for file in folder.all_files]
+    dims = (len(files), *shape, 3)
 
-        def fill(images: Tensor) -> dict[str, Tensor]:
-            decode(images, files, lambda i: read(files[i]), progress, size)
-            return dict(zip(("mean", "std"), moments(images[: len(folder.files[TRAIN])]), strict=True))
+    def fill(images: Tensor) -> dict[str, Tensor]:
+        decode(images, files, lambda i: read(files[i]), progress, size)
+        return dict(zip(("mean", "std"), moments(images[: len(folder.files[TRAIN])]), strict=True))
 
-        tensors = store.made(kept, (len(files), *shape, 3), fill)
+    tensors = store.shared(kept, lambda: whole(store.read_tensors(kept), dims), lambda: store.made(kept, dims, fill))
     train, test = (
         Split(images, torch.tensor(folder.labels[part]))
         for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files[TRAIN])]), strict=True)
@@ -141,13 +140,14 @@ def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, s
     return Data(train, None, test, folder.classes, channels(tensors["mean"]), channels(tensors["std"]))
 
 
-def whole(tensors: dict[str, Tensor], shape: tuple[int, ...]) -> bool:
-    """Return whether these are decoded images of that shape with their constants."""
+def whole(tensors: dict[str, Tensor] | None, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
+    """Return them if they are decoded images of that shape with their constants."""
     expected = {"images": (torch.uint8, shape), "mean": (torch.float64, (3,)), "std": (torch.float64, (3,))}
-    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != expected:
-        return False
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in (tensors or {}).items()} != expected:
+        return None
+    assert tensors
     constants = torch.stack([tensors["mean"], tensors["std"]])
-    return bool(((constants >= 0) & (constants <= 1)).all() and (tensors["std"] > 0).all())
+    return tensors if ((constants >= 0) & (constants <= 1)).all() and (tensors["std"] > 0).all() else None
 
 
 def _class_names(base: Path, part: str) -> tuple[str, ...]:

@@ -92,14 +92,13 @@ def load(
     digest, shape = fingerprint(found, cache, progress, size)
     names, (train, test) = found.names, found.labels
     kept = cache.expanduser() / "huggingface" / f"{digest}{f'-{size}' if size else ''}.safetensors"
-    tensors = store.read_tensors(kept)
-    if tensors is None or not whole(tensors, (len(names), *shape, 3)):
+    dims = (len(names), *shape, 3)
 
-        def fill(images: Tensor) -> dict[str, Tensor]:
-            decode(images, names, found.encoded, progress, size)
-            return dict(zip(("mean", "std"), moments(images[: len(train)]), strict=True))
+    def fill(images: Tensor) -> dict[str, Tensor]:
+        decode(images, names, found.encoded, progress, size)
+        return dict(zip(("mean", "std"), moments(images[: len(train)]), strict=True))
 
-        tensors = store.made(kept, (len(names), *shape, 3), fill)
+    tensors = store.shared(kept, lambda: whole(store.read_tensors(kept), dims), lambda: store.made(kept, dims, fill))
     parts = tensors["images"].tensor_split([len(train)])
     splits = [Split(images, torch.tensor(labels)) for images, labels in zip(parts, (train, test), strict=True)]
     return Data(splits[0], None, splits[1], found.classes, channels(tensors["mean"]), channels(tensors["std"]))

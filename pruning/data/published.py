@@ -1,6 +1,10 @@
-"""Published sets of small images: torchvision downloads, checks and unpacks; here they become tensors."""
+"""Published sets of small images: torchvision downloads, checks and unpacks; here they become tensors.
+
+These are kept, so that the workers of a sweep read them at once and share their memory.
+"""
 
 import contextlib
+import hashlib
 import http.client
 import io
 import pickle
@@ -15,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pruning.data import cache as store
 from pruning.data.values import Channels, Data, Info, Progress, Split
 from pruning.errors import UserError
 from pruning.files import alone
@@ -65,6 +70,20 @@ def load(name: str, cache: Path, progress: Progress | None = None) -> Data:
     source = SOURCES[name]
     dataset = getattr(datasets, source.torchvision)
     directory = cache.expanduser().absolute()
+    key = hashlib.sha256(ascii(_files(dataset)).encode()).hexdigest()[:16]
+    kept = directory / "decoded" / f"{name}-{key}.safetensors"
+
+    def make() -> store.Tensors:
+        return store.keep(kept, _tensors(source, dataset, directory, progress))
+
+    tensors = store.shared(kept, lambda: store.read_kept(kept), make)
+    train, test = (Split(tensors[f"{part}_images"], tensors[f"{part}_labels"]) for part in ("train", "test"))
+    classes = bytes(tensors["classes"].tolist()).decode().splitlines()
+    return Data(train, None, test, tuple(classes), source.mean, source.std)
+
+
+def _tensors(source: Source, dataset: Any, directory: Path, progress: Progress | None) -> store.Tensors:
+    """Return what is kept of a set: images, labels and the names of the classes."""
     label = f"read {source.title}"
     if progress:
         progress(label, 0, 1)
@@ -75,9 +94,12 @@ def load(name: str, cache: Path, progress: Progress | None = None) -> Data:
         raise UserError(_advice(source, dataset, directory, error)) from error
     if progress:
         progress(label, 1, 1)
-    train, test = (Split(_pixels(part.data), torch.as_tensor(_labels(part))) for part in parts)
+    tensors: store.Tensors = {}
+    for name, part in zip(("train", "test"), parts, strict=True):
+        tensors |= {f"{name}_images": _pixels(part.data), f"{name}_labels": torch.as_tensor(_labels(part))}
     classes = getattr(parts[0], "classes", map(str, range(len(source.per_class))))
-    return Data(train, None, test, tuple(classes), source.mean, source.std)
+    tensors["classes"] = torch.tensor([*"\n".join(classes).encode()], dtype=torch.uint8)
+    return tensors
 
 
 def _pixels(images: Any) -> Tensor:

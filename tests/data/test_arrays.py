@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pruning.data import Data, DatasetSettings, Info, info, load_data
+from pruning.data import Data, DatasetSettings, Info, arrays, info, load_data
 from pruning.errors import UserError
 
 DRAW = np.random.default_rng(0)
@@ -26,11 +26,11 @@ def settings(path: Path, **others: Any) -> DatasetSettings:
 
 
 def load(path: Path) -> Data:
-    return load_data(settings(path))
+    return load_data(settings(path), cache=path.parent / "kept")
 
 
 def look(path: Path) -> Info:
-    return info(settings(path))
+    return info(settings(path), cache=path.parent / "kept")
 
 
 @pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 3), (3, 6, 5), (1, 6, 5)])
@@ -65,6 +65,44 @@ def test_a_directory_of_arrays_is_the_same_and_is_mapped(tmp_path: Path) -> None
     (many / "y_train.npy").unlink()
     with pytest.raises(UserError, match=r"it has x_test, x_train, y_test, and not x_train and y_train"):
         look(many)
+
+
+def test_what_an_npz_holds_is_kept_and_mapped_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen, real = tmp_path / "x.npz", list[Path](), arrays._arrays
+    np.savez_compressed(path, **(given := parts()))
+
+    def spy(file: Path) -> Any:
+        seen.append(file)
+        return real(file)
+
+    monkeypatch.setattr(arrays, "_arrays", spy)
+    first, known = load(path), look(path)
+    (kept,) = (tmp_path / "kept" / "arrays").glob("*.safetensors")
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(kept) in maps.read_text()
+
+    def again() -> tuple[Data, Info]:
+        arrays._KEPT.clear()  # as in another process
+        return load(path), look(path)
+
+    data, same = again()
+    assert (len(seen), same) == (1, known)
+    assert torch.equal(data.train.images, first.train.images)
+    content = kept.read_bytes()
+    for damaged in (bytes([*content[:-1], content[-1] ^ 1]), b"half", content.replace(b"sha256", b"sha255")):
+        kept.unlink()  # what is mapped stays what it is
+        kept.write_bytes(damaged)
+        assert again()[1] == known
+        assert kept.read_bytes() == content
+    np.savez_compressed(path, **(given | {"x_test": given["x_test"] ^ 1}))
+    assert again()[1].fingerprint != known.fingerprint
+    assert len(seen) == 5
+    kept.unlink()
+    kept.mkdir()  # in the way, so that nothing can be kept
+    assert again()[1].fingerprint != known.fingerprint
+    assert len(seen) == 6
 
 
 @pytest.mark.parametrize(

@@ -128,7 +128,7 @@ def test_a_second_load_opens_no_image_until_one_changes(root: Path, cache: Path,
         assert torch.equal(part.labels, same.labels)
     assert (first.mean, first.std, first.classes) == (second.mean, second.std, second.classes)
     assert torch.equal(first.test.labels, second.test.labels)
-    assert {path.suffix for path in cache.rglob("*") if path.is_file()} == {".fingerprint", ".safetensors"}
+    assert {path.suffix for path in cache.rglob("*") if path.is_file()} == {".fingerprint", ".safetensors", ".lock"}
     picture(99).save(root / "train/ant/0.png")
     assert torch.equal(load(root, cache).train.images[:1], pixels(picture(99)))
 

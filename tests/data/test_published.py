@@ -2,6 +2,7 @@ import gzip
 import hashlib
 import io
 import pickle
+import shutil
 import socket
 import tarfile
 import urllib.error
@@ -97,14 +98,33 @@ def test_from_the_archive_and_then_from_the_folder(
     name: str, packed: Path, attempts: list[str], capfd: pytest.CaptureFixture[str]
 ) -> None:
     check(name, load_data(name, cache=packed.parent))
+    check(name, load_data(name, cache=packed.parent))  # as they are kept
     folder = packed.parent / NAMES[name].base_folder
+    shutil.rmtree(packed.parent / "decoded")
     (folder / NAMES[name].test_list[0][0]).write_bytes(b"half unpacked")
     check(name, load_data(name, cache=packed.parent))
     packed.unlink()
+    shutil.rmtree(packed.parent / "decoded")
     check(name, load_data(name, cache=packed.parent))
     assert attempts == []
     assert capfd.readouterr() == ("", "")
     assert socket.getdefaulttimeout() is None  # put back
+
+
+def test_what_is_kept_is_mapped_and_made_again_if_it_is_damaged(name: str, packed: Path) -> None:
+    first = load_data(name, cache=packed.parent)
+    (kept,) = (packed.parent / "decoded").glob("*.safetensors")
+    assert str(kept) in Path("/proc/self/maps").read_text() or not Path("/proc").exists()
+    content = kept.read_bytes()
+    for damaged in (content[:-1], bytes([*content[:-1], content[-1] ^ 1]), b"", content.replace(b"sha256", b"sha255")):
+        kept.unlink()  # what is mapped stays what it is
+        kept.write_bytes(damaged)
+        check(name, load_data(name, cache=packed.parent))
+        assert kept.read_bytes() == content
+    check(name, first)
+    for path in (packed, packed.parent / NAMES[name].base_folder):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    check(name, load_data(name, cache=packed.parent))  # it is all that is needed
 
 
 def test_without_network_the_file_and_its_place_are_named(
@@ -186,6 +206,7 @@ def test_of_several_files_the_one_that_is_missing_or_damaged_is_named(
     assert attempts == []
     for file in folder.glob("t10k-labels*"):
         file.unlink()
+    shutil.rmtree(tmp_path / "decoded")
     with pytest.raises(UserError, match=r"Fashion-MNIST is not in .* could not be downloaded") as caught:
         load_data("fashion_mnist", cache=tmp_path)
     name = "t10k-labels-idx1-ubyte.gz"
@@ -212,5 +233,6 @@ def test_svhn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attempts: list[st
     assert (value.classes, attempts) == (tuple("0123456789"), [])
     assert sum(info(DatasetSettings(name="svhn")).per_class or ()) == 73_257
     file.unlink()
+    shutil.rmtree(tmp_path / "decoded")
     with pytest.raises(UserError, match=r"put the SVHN file test_32x32.mat at "):
         load_data("svhn", cache=tmp_path)
