@@ -46,7 +46,7 @@ run() {
     nvidia-smi -L 2> /dev/null || echo "no GPU: a rehearsal"
     part 150 Tests python3 -m pytest -o addopts= -q -n 8 -p no:benchmark -p no:cacheprovider tests/test_cuda.py \
         tests/data/test_batches.py
-    part 90 "Training loops" python3 benchmarks/train_step.py --rounds 2 --workers "$((($(nproc) + 1) / 2))" \
+    part 90 "Training loops" python3 -m benchmarks.train_step --rounds 2 --workers "$((($(nproc) + 1) / 2))" \
         --arch resnet20 resnet56 vgg16
     part 20 "Batches" python3 -m benchmarks.data --images 10000 --rounds 3 --workers "$((($(nproc) + 1) / 2))"
     part 20 "Masks" python3 -m benchmarks.masking --arch resnet20 --steps 50 --rounds 3

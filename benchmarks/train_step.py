@@ -1,6 +1,6 @@
 """How fast is the training loop? Prints ratios of images/s, measured side by side, in turns, in one run.
 
-    python benchmarks/train_step.py [--arch resnet20 resnet56 ...] [--loop ours fp32 ...] [--batch 128] [--rounds 5]
+    python -m benchmarks.train_step [--arch resnet20 resnet56 ...] [--loop ours fp32 ...] [--batch 128] [--rounds 5]
 
 Loops, each of which trains the same architecture, 80 % pruned unless said, on the same random images:
 
@@ -11,6 +11,8 @@ Loops, each of which trains the same architecture, 80 % pruned unless said, on t
     dense     ours, with nothing pruned
     bare      forward, backward, optimizer step on one fixed batch: what our loop would cost without data and masks
     products  the convolutions and linear layers of ours alone, forward and for both gradients: what bounds it
+    matrix    as many multiply-adds as those make, in products of large matrices: what the machine can do
+    roofline  these, and as many bytes copied as all else in our step reads and writes
     launched  on a GPU: ours without a recorded step
     fastest   on a GPU: ours with whatever algorithm is fastest this time, which gives other bits the next time
 
@@ -32,6 +34,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
+from benchmarks import limits
 from pruning import archs, masks, rng
 from pruning.data import Data, Split, train_batches
 from pruning.env import Env, device_name
@@ -107,11 +110,8 @@ def ours(
     """Return a pass of the loop of `pruning.training`; `fixed`: over one batch, again and again."""
     model, mask = pruned(arch, sparsity)
     env = env or Env()
-    recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
-    precision = env.precision(precision)
-    loop = TrainingLoop(model, mask, data, recipe, (0, "train"), precision, TrainingHooks())
+    loop = made(model, mask, data, batch, env.precision(precision))
     loop.record(env.cuda_graph)
-    loop.model.train()
     batches = list(train_batches(data, batch_size=batch, seed=0, epoch=0))
 
     def pass_() -> None:
@@ -120,6 +120,25 @@ def ours(
             loop.step(inputs, targets)
 
     return pass_
+
+
+def made(model: nn.Module, mask: masks.Mask, data: Data, batch: int, precision: str) -> TrainingLoop:
+    """Return our loop, in the middle of a long training."""
+    recipe = TrainRecipe(epochs=10**6, batch_size=batch, lr=0.01, momentum=0.9, weight_decay=5e-4)
+    loop = TrainingLoop(model, mask, data, recipe, (0, "train"), precision, TrainingHooks())
+    loop.model.train()
+    return loop
+
+
+def limit(arch: str, data: Data, batch: int, precision: str, bytes_too: bool) -> Round:
+    """Return the multiply-adds of a pass of our loop as products of large matrices, and with its bytes as copies."""
+    loop = made(*pruned(arch), data, batch, precision)
+    images, labels = next(train_batches(data, batch_size=batch, seed=0, epoch=0))
+    operations, moved = limits.counted(lambda: loop.step(images, labels))
+    steps, dtype = len(data.train) // batch, torch.bfloat16 if precision == "bf16" else torch.float32
+    multiply = limits.products(operations * steps, data.device, dtype)
+    copy = limits.copies(moved * steps, data.device) if bytes_too else lambda: None
+    return lambda: (multiply(), copy())[0]
 
 
 def products(arch: str, data: Data, batch: int, precision: str) -> Round:
@@ -173,6 +192,8 @@ def loops(arch: str, data: Data, options: argparse.Namespace) -> dict[str, Round
         "dense": lambda: ours(arch, data, options.batch, sparsity=0),
         "bare": lambda: ours(arch, data, options.batch, sparsity=0, fixed=True),
         "products": lambda: products(arch, data, options.batch, Env().precision("auto")),
+        "matrix": lambda: limit(arch, data, options.batch, Env().precision("auto"), bytes_too=False),
+        "roofline": lambda: limit(arch, data, options.batch, Env().precision("auto"), bytes_too=True),
         "launched": lambda: ours(arch, data, options.batch, env=Env(cuda_graph=False)),
         "fastest": lambda: ours(arch, data, options.batch, env=Env(deterministic=False)),
     }
@@ -203,7 +224,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", nargs="+", default=["resnet20", "resnet56", "resnet110", "preresnet110", "vgg16"])
     gpu = ["launched", "fastest"] if torch.cuda.is_available() else []
-    parser.add_argument("--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", "products", *gpu])
+    parser.add_argument(
+        "--loop", nargs="+", default=["usual", "ours", "fp32", "dense", "bare", "products", "matrix", "roofline", *gpu]
+    )
     for name, value in (("batch", 128), ("rounds", 5), ("steps", 50 if gpu else 4), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=value)
     options = parser.parse_args()
