@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from pruning import masks, rng
 from pruning.data import Data, steps_per_epoch, train_batches
 from pruning.errors import Interrupted, UserError
+from pruning.training.convolutions import Gradients
 from pruning.training.evaluation import autocast, exact, measure
 from pruning.training.graphs import PAYS, Graphs, StepFunction
 from pruning.training.hooks import ResumeState, StateError, TrainingHooks
 from pruning.training.optimizers import forget, optimizer_for, step_of
-from pruning.training.padding import keep_zero
 from pruning.training.rates import Rates
 from pruning.training.recipe import TrainRecipe
 
@@ -60,9 +60,8 @@ def fit(
     hooks = hooks or TrainingHooks()
     loop = TrainingLoop(model, mask or {}, data, recipe, (seed, purpose), precision, hooks, loss, first_epoch, updates)
     loop.record(cuda_graph)
-    with keep_zero(model) if precision == "bf16" and data.device.type == "cpu" else nullcontext():
-        while loop.epoch < loop.epochs:
-            loop.run_epoch()
+    while loop.epoch < loop.epochs:
+        loop.run_epoch()
     hooks.settle()
     return {name: keep.cpu() for name, keep in loop.mask.items()}
 
@@ -89,6 +88,7 @@ class TrainingLoop:
         self.loss, self.updates = loss or self.cross_entropy, updates
         self.optimizer = optimizer_for(recipe.optimizer, model, recipe.of_optimizer())
         self.update = step_of(self.optimizer)
+        self.gradients = Gradients() if (device.type, precision) == ("cpu", "bf16") else nullcontext()
         self.on_device: StepFunction = self.compute
         self.steps = steps_per_epoch(len(data.train), recipe.batch_size)
         self.first, self.epochs = first_epoch, recipe.epochs - first_epoch
@@ -174,7 +174,7 @@ class TrainingLoop:
 
     def compute(self, images: Tensor, labels: Tensor) -> None:
         """Do what the device does in a step."""
-        with autocast(images.device, self.precision):
+        with autocast(images.device, self.precision), self.gradients:
             logits = self.model(images)
             loss = self.loss(images, logits, labels)
         self.optimizer.zero_grad(set_to_none=True)
