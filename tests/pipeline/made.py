@@ -1,7 +1,8 @@
 """Chains and sweeps made by hand, and configs composed as main.py has them."""
 
 import copy
-from collections.abc import Iterable
+import json
+from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,28 @@ from omegaconf import OmegaConf
 
 from pruning.env import Env
 from pruning.pipeline.sweep import Sweep
-from pruning.runs import Step
+from pruning.runs import Step, claims
 from tests.commands import ROOT
-from tests.runs.steps import dead, place, step
+from tests.runs.steps import dead, place, step, taken
 
-__all__ = ["STAGES", "Cell", "chain", "composed", "dead", "place", "step", "sweep_of"]
+__all__ = [
+    "DENSE",
+    "OTHER",
+    "PRUNED",
+    "STAGES",
+    "TUNED",
+    "Cell",
+    "chain",
+    "composed",
+    "dead",
+    "done",
+    "fail",
+    "figures_of",
+    "place",
+    "running",
+    "step",
+    "sweep_of",
+]
 
 STAGES = ("train", "prune", "finetune")
 Cell = tuple[float, int, str]
@@ -48,3 +66,32 @@ def chain(percent: float, seed: int, stage: str) -> tuple[Step, ...]:
 def sweep_of(cells: Iterable[Cell], runs: Path = Path("runs"), name: str | None = None) -> Sweep:
     env = Env(runs=runs, data=runs.parent / "data", device="cpu")
     return Sweep(tuple(chain(*cell) for cell in cells), env, name)
+
+
+DENSE, PRUNED, TUNED = chain(0.3, 0, "finetune")
+OTHER = chain(0.5, 0, "finetune")[1:]
+
+
+def figures_of(one: Step) -> dict[str, Any]:
+    counts = dict.fromkeys(("params", "params_nonzero", "prunable", "prunable_nonzero", "macs", "macs_nonzero"), 100)
+    about = {"id": one.id, "stage": one.stage, "epochs": one.epochs, "seconds": 10.0, "before": None}
+    sparsity = one.sparsity or 0.0
+    return counts | about | {"sparsity": sparsity, "test_top1": 90 + 10 * sparsity}
+
+
+def done(runs: Path, *steps: Step) -> None:
+    for one in steps:
+        place(runs, one, rows=one.epochs, result=figures_of(one))
+
+
+def running(runs: Path, one: Step, epochs: int) -> claims.Claim:
+    """Leave `one` as it is while it runs."""
+    run = place(runs, one)
+    rows = [{"epoch": i + 1, "train_loss": 2.5 / (i + 1), "test_top1": 50.0 + i} for i in range(epochs)]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return taken(run.path)
+
+
+def fail(runs: Path, one: Step, log: Sequence[str] = ()) -> None:
+    run = place(runs, one, failed={"error": "ValueError: no", "traceback": "ValueError: no", "when": 0.0})
+    run.log.write_text("".join(line + "\n" for line in log))
