@@ -16,7 +16,7 @@ def drop_lowest(scores: Sequence[Tensor], alive: Sequence[Tensor | None], pruned
     """Return which of the scores stay (bool, on the CPU, of their shapes): `pruned` of all do not, the lowest.
 
     Those that are not `alive` (bool; None: all of these are) have gone already and count; of equal scores the earlier
-    stays. No score may be nan. ValueError if more than `pruned` are not alive, or there are fewer.
+    stays; nan is the lowest. ValueError if more than `pruned` are not alive, or there are fewer.
     """
     values = [_flat(score) for score in scores]
     living = [None if keep is None else _flat(keep) for keep in alive]
@@ -63,17 +63,21 @@ def _kept(
     undecided: list[tuple[Array, Array, Array]] = []  # where they are written, at which positions, their scores
     for part, keep, alive in _chunks(values, kept, living):
         np.greater(part, high, out=keep)
-        among = part >= low
+        among = part < low
+        among |= keep
+        np.logical_not(among, out=among)  # so nan is among these
         if alive is not None:
             keep &= alive
             among &= alive
-        among ^= keep
         positions = np.flatnonzero(among)
         undecided.append((keep, positions, part[positions]))
         count -= int(np.count_nonzero(keep))
     among = np.concatenate([scores for _, _, scores in undecided])
-    if not 0 <= count <= len(among):
+    nan = np.isnan(among)
+    if not 0 <= count <= len(among) or (nan.any() and low > -np.inf):
         return None
+    if nan.any():
+        among[nan] = -np.inf
     stay = _highest(among, count)
     for keep, positions, _ in undecided:
         keep[positions], stay = stay[: len(positions)], stay[len(positions) :]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pruning import archs, masks
 from pruning.errors import UserError
 from pruning.masks import SCOPES, Criterion, Mask, Scores, Scoring, keep_top, sparsities
-from pruning.masks.lowest import CHUNK, SAMPLE
+from pruning.masks.lowest import CHUNK, SAMPLE, drop_lowest
 from tests import reference
 from tests.helpers import equal
 
@@ -256,6 +256,19 @@ def test_of_many_the_lowest_are_found_by_a_sample_whatever_it_says(case: str) ->
             kept = ~gone
             kept[others[: count - dead]] = False
             assert torch.equal(keep_top({"a": made}, count / n, previous={"a": ~gone})["a"], kept), count
+
+
+@pytest.mark.parametrize("n", [10, 2 * CHUNK + 77])
+@pytest.mark.parametrize("share", [0.01, 0.6])
+def test_what_is_not_a_number_goes_first(n: int, share: float) -> None:
+    """As while a sparse training diverges, which says so at the end of the epoch."""
+    scores = torch.randn(n, generator=torch.Generator().manual_seed(0))
+    scores[: max(1, int(share * n))] = math.nan
+    as_if = torch.where(scores.isnan(), -INF, scores)
+    for alive in (None, torch.arange(n) % 3 > 0):
+        dead = 0 if alive is None else n - int(alive.sum())
+        for count in (dead, dead + 1, (n + dead) // 2, n - 1, n):
+            assert torch.equal(*(drop_lowest([each], [alive], count)[0] for each in (scores, as_if)))
 
 
 def test_scores_of_any_type_and_order_in_memory() -> None:
