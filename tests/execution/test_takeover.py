@@ -25,7 +25,7 @@ PID = ("--uts", "--pid", "--fork", "--mount-proc")
 LATE = """
 import os, pathlib, runpy, signal, sys
 from pruning import checkpoints, report
-from pruning.execution import recorder
+from pruning.execution import recorder, saving
 _, owner, name, last, wanted, *sys.argv = sys.argv
 owner = eval(owner)
 real, calls = getattr(owner, name), []
@@ -211,7 +211,8 @@ RUN = "sys.modules['pruning.runs.run']"
 MOMENTS = {  # where the claim was checked, and what was to be written, or only renamed, is not
     "the config": (RUN, "write_json", "1", "config.json"),
     "a row": ("recorder", "line", "4", "epoch"),
-    "the state": ("recorder", "write_whole", "4", "resume.pt"),
+    "the state": ("saving", "write_whole", "4", "resume.pt"),
+    "the rename of the state": ("pathlib.Path", "replace", "4", "resume.pt"),
     "the model": ("checkpoints.Checkpoint", "save", "1", "model.safetensors"),
     "the picture": (PICTURE, "write_whole", "1", "picture.png"),
     **{f"the rename of {name}": ("pathlib.Path", "replace", "1", name) for name in (*MADE[:2], *MADE[3:5])},
