@@ -6,12 +6,13 @@ import json
 import math
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from pruning.data.moments import moments
 from pruning.errors import UserError
 from pruning.files import alone, write_whole
 
@@ -34,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def shared(path: Path, read: Callable[[], Tensors | None], make: Callable[[], Tensors]) -> Tensors:
-    """Return what `read` finds at `path`; if that is nothing, one process of this machine makes it, and others wait."""
+    """Return what `read` finds at `path`; if it is None, one process of this machine calls `make`, and others wait."""
     if (found := read()) is not None:
         return found
     with alone(path.with_name(f".{path.name}.lock")):
@@ -76,7 +77,31 @@ def read_tensors(path: Path) -> Tensors | None:
         return None
 
 
-def made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], Tensors]) -> Tensors:
+def decoded(path: Path, counts: Sequence[int], size: tuple[int, int], fill: Callable[[Tensor], None]) -> Tensors:
+    """Return `images`, uint8 (N, H, W, 3), which `fill` fills if they are not at `path`, with their `mean` and `std`.
+
+    `counts` are of training and test images, which add up to N, `size` is (H, W); the constants (float64, 3) are of the
+    training pixels scaled to 0..1. They may be larger than the memory, so the whole is not read to check it.
+    """
+    shape = (sum(counts), *size, 3)
+
+    def filled(images: Tensor) -> Tensors:
+        fill(images)
+        return dict(zip(("mean", "std"), moments(images[: counts[0]]), strict=True))
+
+    return shared(path, lambda: _whole(read_tensors(path) or {}, shape), lambda: _made(path, shape, filled))
+
+
+def _whole(tensors: Tensors, shape: tuple[int, ...]) -> Tensors | None:
+    """Return them if they are decoded images of that shape with their constants."""
+    expected = {"images": (torch.uint8, shape), "mean": (torch.float64, (3,)), "std": (torch.float64, (3,))}
+    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in tensors.items()} != expected:
+        return None
+    constants = torch.stack([tensors["mean"], tensors["std"]])
+    return tensors if ((constants >= 0) & (constants <= 1)).all() and (tensors["std"] > 0).all() else None
+
+
+def _made(path: Path, shape: tuple[int, ...], fill: Callable[[Tensor], Tensors]) -> Tensors:
     """Return `images`, uint8 of that shape, which `fill` fills, with the `mean` and `std` (float64, 3) that it returns.
 
     They are kept for `read_tensors`, and never in memory as a whole: the file is mapped while it is filled. Where it

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from pruning.data import cache as store
 from pruning.data.decode import Size, check_size, decode, first_size, huge_is_an_error, in_chunks, opened, read, size_of
-from pruning.data.moments import channels, moments
+from pruning.data.moments import channels
 from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
 from pruning.settings import path_of
@@ -125,29 +125,17 @@ def load_listed(folder: Folder, cache: Path, progress: Progress | None = None, s
     """Return the images of a listing, as `load` does."""
     found, shape = fingerprint(folder, cache, progress, size)
     kept = cache.expanduser() / "image_folder" / f"{found}{_suffix(size)}.safetensors"
-    files = [folder.root / file for file in folder.all_files]
-    dims = (len(files), *shape, 3)
 
-    def fill(images: Tensor) -> dict[str, Tensor]:
+    def fill(images: Tensor) -> None:
+        files = [folder.root / file for file in folder.all_files]
         decode(images, files, lambda i: read(files[i]), progress, size)
-        return dict(zip(("mean", "std"), moments(images[: len(folder.files[TRAIN])]), strict=True))
 
-    tensors = store.shared(kept, lambda: whole(store.read_tensors(kept), dims), lambda: store.made(kept, dims, fill))
+    tensors = store.decoded(kept, [len(folder.files[part]) for part in PARTS], shape, fill)
     train, test = (
         Split(images, torch.tensor(folder.labels[part]))
         for part, images in zip(PARTS, tensors["images"].tensor_split([len(folder.files[TRAIN])]), strict=True)
     )
     return Data(train, None, test, folder.classes, channels(tensors["mean"]), channels(tensors["std"]))
-
-
-def whole(tensors: dict[str, Tensor] | None, shape: tuple[int, ...]) -> dict[str, Tensor] | None:
-    """Return them if they are decoded images of that shape with their constants."""
-    expected = {"images": (torch.uint8, shape), "mean": (torch.float64, (3,)), "std": (torch.float64, (3,))}
-    if {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in (tensors or {}).items()} != expected:
-        return None
-    assert tensors
-    constants = torch.stack([tensors["mean"], tensors["std"]])
-    return tensors if ((constants >= 0) & (constants <= 1)).all() and (tensors["std"] > 0).all() else None
 
 
 def _class_names(base: Path, part: str) -> tuple[str, ...]:

@@ -5,7 +5,6 @@ decoded pixels are kept under it, as those of a folder.
 """
 
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +18,8 @@ from torch import Tensor
 
 from pruning.data import cache as store
 from pruning.data.decode import Size, check_size, decode, in_chunks, opened, size_of
-from pruning.data.folder import MEMO, whole
-from pruning.data.moments import channels, moments
+from pruning.data.folder import MEMO
+from pruning.data.moments import channels
 from pruning.data.values import Data, Info, Progress, Split
 from pruning.errors import UserError
 
@@ -61,7 +60,8 @@ class Hub:
     def stamp(self) -> str:
         """What changes whenever a file of it is written to."""
         files = sorted(file["filename"] for part in self.parts for file in part.cache_files)
-        seen = [(file, os.stat(file).st_size, os.stat(file).st_mtime_ns) for file in files]  # noqa: PTH116
+        status = [Path(file).stat() for file in files]
+        seen = [(file, s.st_size, s.st_mtime_ns) for file, s in zip(files, status, strict=True)]
         return hashlib.sha256(ascii([seen, self.image, self.label, *map(len, self.parts)]).encode()).hexdigest()
 
 
@@ -92,13 +92,11 @@ def load(
     digest, shape = fingerprint(found, cache, progress, size)
     names, (train, test) = found.names, found.labels
     kept = cache.expanduser() / "huggingface" / f"{digest}{f'-{size}' if size else ''}.safetensors"
-    dims = (len(names), *shape, 3)
 
-    def fill(images: Tensor) -> dict[str, Tensor]:
+    def fill(images: Tensor) -> None:
         decode(images, names, found.encoded, progress, size)
-        return dict(zip(("mean", "std"), moments(images[: len(train)]), strict=True))
 
-    tensors = store.shared(kept, lambda: whole(store.read_tensors(kept), dims), lambda: store.made(kept, dims, fill))
+    tensors = store.decoded(kept, [len(train), len(test)], shape, fill)
     parts = tensors["images"].tensor_split([len(train)])
     splits = [Split(images, torch.tensor(labels)) for images, labels in zip(parts, (train, test), strict=True)]
     return Data(splits[0], None, splits[1], found.classes, channels(tensors["mean"]), channels(tensors["std"]))

@@ -63,7 +63,7 @@ def keep_top(
     scope: str | Scope = "global",
     previous: Mapping[str, Tensor] | None = None,
 ) -> Mask:
-    """Keep the highest scores so that exactly `round(sparsity * N)` of all N scored weights are pruned.
+    """Return the mask (on the CPU) of the highest scores: exactly `round(sparsity * N)` of all N weights are pruned.
 
     `scores` holds one tensor per prunable weight, larger = keep, without nan. `scope` is where they compete: in
     "global" all together, in "layer" each tensor gives the same fraction (the counts still add up to the exact

@@ -57,12 +57,13 @@ def _called(func: Callable[..., Tensor], named: dict[str, Any]) -> Tensor:
     """Return what `func` computes, with the gradient of the weight made here where that is better."""
     images, weight = named["input"], named["weight"]
     strided = named.get("stride", 1) not in (1, (1,), (1, 1), (1, 1, 1))
-    wide = func is torch.conv2d and images.dim() == 4 and weight[:, :, 0, 0].numel() >= WIDE
-    if named.get("padding") == "same" or not (strided or wide):
+    channels = weight.shape[0] * weight.shape[1]
+    plain = func is torch.conv2d and images.dim() == 4 and named.get("groups", 1) == 1
+    if named.get("padding") == "same" or not (strided or (plain and channels >= WIDE)):
         return func(**named)
     call = Convolution.of(named, transposed=ARGUMENTS[func] == TRANSPOSED)
     pixels, taps = math.prod(call.outputs), math.prod(call.kernel)
-    if wide and taps > 1 and named.get("groups", 1) == 1 and weight[:, :, 0, 0].numel() >= WIDE * pixels:
+    if plain and taps > 1 and channels >= WIDE * pixels:
         given = (None if part is None else part.to(torch.bfloat16) for part in (images, weight, named.get("bias")))
         return ByMatrices.apply(*given, call)
     if strided and (kept := met(call)) is not None:
@@ -146,14 +147,18 @@ class ByMatrices(torch.autograd.Function):
 
 
 def of_weight(gradient: Tensor, images: Tensor, call: Convolution) -> Tensor:
-    """Return it (O, I, KH, KW), channels last, of the outputs' gradient (N, O, ...) and the images (N, I, ...)."""
+    """Return the gradient of the weight (O, I, KH, KW), channels last.
+
+    `gradient` is of the outputs (N, O, H, W), `images` are (N, I, H, W) of their own height and width.
+    """
     outer, inner = gradient.permute(0, 2, 3, 1), images.permute(0, 2, 3, 1)
+    rows, columns = call.places()
     none = gradient.new_zeros(gradient.shape[1], images.shape[1])
     parts = [
         none
         if row is None or column is None
         else torch.mm(outer[:, row[0], column[0]].flatten(0, 2).t(), inner[:, row[1], column[1]].flatten(0, 2))
-        for row in call.places()[0]
-        for column in call.places()[1]
+        for row in rows
+        for column in columns
     ]
     return torch.stack(parts, 1).unflatten(1, call.kernel).permute(0, 3, 1, 2)

@@ -114,7 +114,8 @@ def test_from_the_archive_and_then_from_the_folder(
 def test_what_is_kept_is_mapped_and_made_again_if_it_is_damaged(name: str, packed: Path) -> None:
     first = load_data(name, cache=packed.parent)
     (kept,) = (packed.parent / "decoded").glob("*.safetensors")
-    assert str(kept) in Path("/proc/self/maps").read_text() or not Path("/proc").exists()
+    if (maps := Path("/proc/self/maps")).exists():
+        assert str(kept) in maps.read_text()
     content = kept.read_bytes()
     for damaged in (content[:-1], bytes([*content[:-1], content[-1] ^ 1]), b"", content.replace(b"sha256", b"sha255")):
         kept.unlink()  # what is mapped stays what it is
